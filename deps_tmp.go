@@ -1,0 +1,27 @@
+package roster
+
+import (
+	_ "github.com/google/go-cmp/cmp"
+	_ "github.com/hashicorp/go-immutable-radix/v2"
+	_ "github.com/hashicorp/go-multierror"
+	_ "github.com/pires/go-proxyproto"
+	_ "github.com/prometheus/client_golang/prometheus"
+	_ "github.com/prometheus/client_golang/prometheus/collectors"
+	_ "github.com/prometheus/client_golang/prometheus/promhttp"
+	_ "github.com/prometheus/client_golang/prometheus/testutil"
+	_ "github.com/spf13/cobra"
+	_ "go.etcd.io/etcd/api/v3/etcdserverpb"
+	_ "go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	_ "go.etcd.io/etcd/client/pkg/v3/transport"
+	_ "go.etcd.io/etcd/client/v3"
+	_ "go.etcd.io/etcd/server/v3/embed"
+	_ "go.uber.org/goleak"
+	_ "go.uber.org/zap"
+	_ "golang.org/x/sync/errgroup"
+	_ "golang.org/x/sys/unix"
+	_ "golang.org/x/net/http2"
+	_ "golang.org/x/net/idna"
+	_ "pgregory.net/rapid"
+	_ "sigs.k8s.io/yaml"
+	_ "github.com/goccy/go-yaml"
+)
