@@ -1,0 +1,38 @@
+// Package pool keeps connections to backends for reuse, and bounds the requests
+// to each.
+//
+// The applier acquires a Pool for every definition and releases it when the
+// definition is gone. Pools of definitions with the same identity (address, TLS
+// settings, protocol, preamble, via, PROXY header and pool id) share their
+// connections. Get returns the most recently used idle connection, or dials; the
+// caller owns it until Put (reusable) or Discard (not), exactly one of which
+// must follow. What a new connection has to send before anything else (preamble,
+// PROXY header) goes out with the first Write.
+//
+// Manager.Run resolves names and closes what was idle for too long.
+//
+// # Liveness
+//
+// Get looks at an idle connection before it hands it out, with one non-blocking
+// recv of the socket (MSG_PEEK): if the backend closed it or sent anything
+// unasked, it is closed and the next one taken. So a close that arrived never
+// meets a request, not even one that cannot be sent again, and an answer nobody
+// asked for is never taken for the answer to the next request. A close that is
+// still under way is the caller's to handle: Conn.Reused says whether to try
+// again. Watching idle sockets through epoll instead would save that call, but
+// not be certain: the event may be in a queue while the request goes out.
+// Conn.RoundTrip saves more: the read that finds nothing yet.
+//
+// # Concurrency
+//
+// All methods may be called at any time from any goroutine, those of Conn by its
+// owner only. Connections are dialled and closed outside the locks, so a slow
+// backend delays its own callers only. After Run returns, Get still dials (by
+// the addresses known) and Put closes: nothing depends on the order of shutdown.
+//
+// # What it does not do
+//
+// Retry: only the caller knows whether a request may be sent twice. Judge: sick
+// backends are dialled like others. Limit: Limit is for callers to hold around a
+// request, because it counts requests of a backend's name, not connections.
+package pool

@@ -1,0 +1,106 @@
+package pool
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"net"
+	"sync"
+
+	"roster/store"
+)
+
+// lazyTLS is a TLS configuration made at the first dial: it takes more memory
+// than all the rest of a pool, and parsing certificates takes time.
+type lazyTLS struct {
+	once   sync.Once
+	config *tls.Config
+	err    error
+}
+
+func (l *lazyTLS) get(def *store.Backend, cert *store.Certificate) (*tls.Config, error) {
+	l.once.Do(func() { l.config, l.err = tlsConfig(def, cert) })
+	if l.err != nil {
+		return nil, &Error{Kind: TLS, Stage: Handshake, Addr: serverName(def), Err: l.err}
+	}
+	return l.config, nil
+}
+
+func tlsConfig(def *store.Backend, cert *store.Certificate) (*tls.Config, error) {
+	t := def.TLS
+	c := &tls.Config{
+		ServerName:         serverName(def),
+		InsecureSkipVerify: t.InsecureSkipVerify,
+		MinVersion:         tls.VersionTLS12,
+		NextProtos:         t.ALPN,
+		// One server name, so one session; two lose none while one is replaced.
+		ClientSessionCache: tls.NewLRUClientSessionCache(2),
+	}
+	if len(t.ALPN) == 0 {
+		c.NextProtos = []string{"http/1.1"}
+		if def.Protocol == store.H2 {
+			c.NextProtos = []string{"h2"}
+		}
+	}
+	if t.CA != "" {
+		c.RootCAs = x509.NewCertPool()
+		if !c.RootCAs.AppendCertsFromPEM([]byte(t.CA)) {
+			return nil, errors.New("tls.ca holds no certificate")
+		}
+	}
+	if t.Certificate != "" && cert != nil {
+		pair, err := tls.X509KeyPair([]byte(cert.Cert), []byte(cert.Key))
+		if err != nil {
+			return nil, err
+		}
+		c.Certificates = []tls.Certificate{pair}
+	}
+	return c, nil
+}
+
+// serverName is the name for SNI and verification: as configured, else the host
+// ("localhost" for a socket, which has none). Not host_header, because that is
+// not part of what pools are shared by.
+func serverName(def *store.Backend) string {
+	switch {
+	case def.TLS.ServerName != "":
+		return def.TLS.ServerName
+	case def.Path != "":
+		return "localhost"
+	}
+	return def.Host
+}
+
+// handshake puts TLS over c. The prologue goes out with the first bytes of it.
+func (c *Conn) handshake(ctx context.Context, addr string, prologue []byte, config *tls.Config) error {
+	below := c.Conn
+	if len(prologue) > 0 {
+		below = &prefixed{Conn: below, prefix: prologue}
+	}
+	conn := tls.Client(below, config)
+	if err := conn.HandshakeContext(ctx); err != nil {
+		if ctx.Err() != nil {
+			err = ctx.Err()
+		}
+		return handshakeError(addr, err)
+	}
+	c.Conn = conn
+	return nil
+}
+
+// prefixed is a connection whose first write begins with a prefix.
+type prefixed struct {
+	net.Conn
+	prefix []byte
+}
+
+func (p *prefixed) Write(b []byte) (int, error) {
+	if p.prefix == nil {
+		return p.Conn.Write(b)
+	}
+	prefix := p.prefix
+	p.prefix = nil
+	n, err := p.Conn.Write(append(clip(prefix), b...))
+	return max(n-len(prefix), 0), err
+}
