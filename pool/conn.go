@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -26,6 +27,7 @@ type Conn struct {
 	fd        int             // the socket's descriptor, -1 if it has none
 	prologue  []byte          // still to be sent before anything else
 	dst, via  place
+	trip      *roundTrip // made by the first RoundTrip
 	reused    bool
 	aborted   atomic.Bool
 	deadlines [2]deadline
@@ -159,12 +161,26 @@ func (c *Conn) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// WriteBuffers sends all buffers in one system call where it can, consuming them.
+// WriteBuffers sends all buffers, consuming them, in one system call where it
+// can: with writev, and over TLS as one record if they are small.
 func (c *Conn) WriteBuffers(bufs *net.Buffers) (int64, error) {
 	var prologue int64
 	if p := c.TakePrologue(); p != nil {
 		prologue = int64(len(p))
 		*bufs = append(net.Buffers{p}, *bufs...)
+	}
+	if _, ok := c.Conn.(*tls.Conn); ok {
+		if n, ok := total(*bufs); ok {
+			b := records.Get().(*[maxRecord]byte)
+			defer records.Put(b)
+			at := b[:0]
+			for _, part := range *bufs {
+				at = append(at, part...)
+			}
+			*bufs = (*bufs)[len(*bufs):]
+			k, err := c.Write(b[:n])
+			return int64(k), err
+		}
 	}
 	n, err := bufs.WriteTo(c.Conn)
 	for err != nil && c.early(writing, err) {
@@ -173,6 +189,34 @@ func (c *Conn) WriteBuffers(bufs *net.Buffers) (int64, error) {
 		n += more
 	}
 	return max(n-prologue, 0), err
+}
+
+// maxRecord is the longest TLS record (RFC 8446, section 5.1).
+const maxRecord = 16 << 10
+
+var records = sync.Pool{New: func() any { return new([maxRecord]byte) }}
+
+// total returns the length of all buffers together; ok if they fit one record.
+func total(bufs net.Buffers) (n int, ok bool) {
+	for _, b := range bufs {
+		n += len(b)
+	}
+	return n, n <= maxRecord
+}
+
+// writeAndRead is RoundTrip by ordinary means.
+func (c *Conn) writeAndRead(head, body, buf []byte) (int, error) {
+	bufs := net.Buffers{head, body}
+	if len(body) == 0 {
+		bufs = bufs[:1]
+	}
+	if _, err := c.WriteBuffers(&bufs); err != nil {
+		if n, _ := c.Read(buf); n > 0 && !isTimeout(err) {
+			return n, nil
+		}
+		return 0, err
+	}
+	return c.Read(buf)
 }
 
 // Read reads, armed deadlines being what ArmRead says.

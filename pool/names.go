@@ -202,8 +202,8 @@ func (n *names) startDue(ctx context.Context, lookups *sync.WaitGroup) time.Dura
 }
 
 // lookUp asks the resolver once and files the answer.
-func (n *names) lookUp(ctx context.Context, e *name) {
-	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
+func (n *names) lookUp(ended context.Context, e *name) {
+	ctx, cancel := context.WithTimeout(ended, lookupTimeout)
 	defer cancel()
 	addrs, err := n.resolver.LookupNetIP(ctx, "ip", e.host)
 	for i := range addrs {
@@ -212,29 +212,48 @@ func (n *names) lookUp(ctx context.Context, e *name) {
 	if err == nil && len(addrs) == 0 {
 		err = errNoAddress
 	}
-	if changed, failed := n.file(e, addrs, err); failed {
+	if ended.Err() != nil {
+		return // Run is over: end tells those who wait
+	}
+	switch n.file(e, addrs, err) {
+	case failed:
 		n.logger.Warn("name not resolved", "host", e.host, "error", err)
-	} else if changed {
+	case moved:
 		n.logger.Info("name resolved", "host", e.host, "addresses", addrs)
 	}
 }
 
-// file records an answer and schedules the next lookup. changed: other
-// addresses than before; failed: the first failure after a success or at all.
-func (n *names) file(e *name, addrs []netip.Addr, err error) (changed, failed bool) {
+// news is what is worth a log line: a first answer is not, at 100,000 names.
+type news uint8
+
+const (
+	nothing news = iota
+	moved        // other addresses than before, or some after a failure
+	failed       // after a success, or at first
+)
+
+// file records an answer and schedules the next lookup.
+func (n *names) file(e *name, addrs []netip.Addr, err error) (what news) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.running--
 	n.nudge()
 	old, now := e.addrs.Load(), time.Now()
 	if err == nil {
-		changed = old == nil || !sameAddrs(old.addrs, addrs)
-		if changed {
+		if e.err != nil {
+			what = moved
+		}
+		if old == nil || !sameAddrs(old.addrs, addrs) {
 			e.addrs.Store(&addrSet{addrs})
+			if old != nil {
+				what = moved
+			}
 		}
 		e.resolved, e.pause = now, n.interval
 	} else {
-		failed = e.err == nil
+		if e.err == nil {
+			what = failed
+		}
 		if old == nil {
 			e.pause = min(max(2*e.pause, firstRetry), n.interval)
 		}
@@ -250,7 +269,7 @@ func (n *names) file(e *name, addrs []netip.Addr, err error) (changed, failed bo
 		e.due = now.Add(e.pause - rand.N(e.pause/10+1))
 		heap.Push(&n.queue, e)
 	}
-	return changed, failed
+	return what
 }
 
 // end lets nobody wait for a lookup that will never be.
