@@ -1,0 +1,192 @@
+package store
+
+import (
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"strings"
+)
+
+// Certificate is for listeners, by SNI, and for TLS to backends, by name.
+// However it is printed or logged, its key is not.
+type Certificate struct {
+	Cert  string   // chain in PEM, its own certificate first; only certificates
+	Key   string   // in PEM; never to be shown
+	Hosts []string // served by SNI, lower case; "*.foo.com" is one label below. By default those in the certificate
+}
+
+// Kind is Certificates.
+func (*Certificate) Kind() Kind { return Certificates }
+
+// String is the certificate without its key.
+func (c Certificate) String() string { return string(Redact(&c)) }
+
+// Format writes the certificate without its key, whatever the verb.
+func (c Certificate) Format(f fmt.State, _ rune) { io.WriteString(f, c.String()) }
+
+// LogValue is the certificate without its key.
+func (c Certificate) LogValue() slog.Value { return slog.StringValue(c.String()) }
+
+// MarshalJSON is the certificate without its key; Encode has it.
+func (c Certificate) MarshalJSON() ([]byte, error) { return Redact(&c), nil }
+
+var certificateFields = newSchema("a certificate",
+	field[Certificate]{"cert", nil, readCert,
+		func(e *encoder, c *Certificate) {
+			e.field("cert")
+			e.text(c.Cert)
+		}},
+	field[Certificate]{"key", nil, readKey,
+		func(e *encoder, c *Certificate) {
+			e.field("key")
+			if e.redact {
+				e.text(redacted)
+			} else {
+				e.text(c.Key)
+			}
+		}},
+	field[Certificate]{"hosts", nil,
+		func(d *decoder, c *Certificate) {
+			const want = `a list of hosts such as "foo.com" or "*.foo.com"`
+			c.Hosts = []string{}
+			if d.peek() == '[' && d.emptyList() {
+				return
+			}
+			if list, ok := d.texts(false, want, matchHost); ok {
+				c.Hosts = list
+			}
+		},
+		func(e *encoder, c *Certificate) {
+			if !slices.Equal(c.Hosts, c.defaultHosts()) {
+				e.field("hosts")
+				e.texts(c.Hosts)
+			}
+		}},
+)
+
+func readCertificate(d *decoder, c *Certificate) {
+	g, ok := certificateFields.read(d, c)
+	if !ok {
+		return
+	}
+	if !g.has("cert") {
+		d.failAt("cert", "is missing, want a certificate in PEM")
+	}
+	if !g.has("key") {
+		d.failAt("key", "is missing, want a private key in PEM")
+	}
+	if c.Cert != "" && c.Key != "" {
+		if _, err := tls.X509KeyPair([]byte(c.Cert), []byte(c.Key)); err != nil {
+			// The error may be about either; it quotes neither.
+			d.failAt("key", "does not belong to cert or is not usable: %s", strings.TrimPrefix(err.Error(), "tls: "))
+		}
+	}
+	if !g.has("hosts") {
+		c.Hosts = c.defaultHosts()
+	}
+}
+
+func readCert(d *decoder, c *Certificate) {
+	b, ok := d.text("a certificate in PEM")
+	if !ok {
+		return
+	}
+	clean, _, err := parseCertificates(string(b))
+	if d.right(err) {
+		c.Cert = clean
+	}
+}
+
+func readKey(d *decoder, c *Certificate) {
+	b, ok := d.text("a private key in PEM")
+	if !ok {
+		return
+	}
+	if string(b) == redacted {
+		d.fail("is what is shown in place of a key, want the key itself")
+		return
+	}
+	for rest := b; ; {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			d.fail("is not a private key in PEM")
+			return
+		}
+		if block.Type == "ENCRYPTED PRIVATE KEY" || block.Headers["DEK-Info"] != "" {
+			d.fail("is an encrypted private key, want one without a password")
+			return
+		}
+		if block.Type == "PRIVATE KEY" || strings.HasSuffix(block.Type, " PRIVATE KEY") {
+			block.Headers = nil
+			c.Key = string(pem.EncodeToMemory(block))
+			return
+		}
+	}
+}
+
+// parseCertificates reads the certificates in PEM text and returns them alone,
+// without what is around them. Keys among them are an error.
+func parseCertificates(s string) (clean string, certs []*x509.Certificate, err error) {
+	var out bytes.Buffer
+	for rest := []byte(s); ; {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			break
+		}
+		if strings.HasSuffix(block.Type, "PRIVATE KEY") {
+			return "", nil, errors.New("has a private key in it, want certificates only")
+		}
+		if block.Type != "CERTIFICATE" {
+			continue
+		}
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return "", nil, fmt.Errorf("has a certificate that cannot be read, the %s: %v", ordinal(len(certs)+1), err)
+		}
+		certs = append(certs, cert)
+		if err := pem.Encode(&out, &pem.Block{Type: "CERTIFICATE", Bytes: block.Bytes}); err != nil {
+			return "", nil, err
+		}
+	}
+	if len(certs) == 0 {
+		return "", nil, errors.New(`holds no certificate, want PEM ("-----BEGIN CERTIFICATE-----")`)
+	}
+	return out.String(), certs, nil
+}
+
+func ordinal(n int) string {
+	switch n {
+	case 1:
+		return "first"
+	case 2:
+		return "second"
+	case 3:
+		return "third"
+	}
+	return fmt.Sprintf("%dth", n)
+}
+
+// defaultHosts are the names that the certificate has.
+func (c *Certificate) defaultHosts() []string {
+	block, _ := pem.Decode([]byte(c.Cert))
+	if block == nil {
+		return nil
+	}
+	cert, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return nil
+	}
+	var hosts []string
+	for _, name := range cert.DNSNames {
+		if host, err := matchHost(name); err == nil && !slices.Contains(hosts, host) {
+			hosts = append(hosts, host)
+		}
+	}
+	return hosts
+}
