@@ -14,7 +14,8 @@
 // is printed when the test failed. A process that found a data race fails the
 // test. Addresses are free ports on loopback, never given twice in one process.
 // Nothing here sleeps: waiting is asking a state again until it is as wanted or
-// the deadline (WaitLimit) has passed, and the state last seen is in the failure.
+// the deadline (WaitLimit) has passed, and the state last seen is in the failure. A
+// network that is cut between a node and etcd is storetest.NewProxy.
 //
 // The programs are built once per test binary, when first needed: roster (with
 // the race detector when the test has it, or when ROSTER_E2E_RACE is 1), etcd and
@@ -23,6 +24,6 @@
 // # Concurrency
 //
 // Functions that take a testing.TB, and methods that can fail a test, belong to
-// the goroutine that runs the test, as FailNow does. Origin, Loop and Link may be
-// read from any goroutine.
+// the goroutine that runs the test, as FailNow does. Origin and Loop may be read
+// from any goroutine.
 package harness

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 )
@@ -157,16 +158,23 @@ func (e *Etcd) Restore(b *Backup) {
 	e.Start()
 }
 
-// Reset stops the cluster and starts a new, empty one with another cluster id at the
-// same addresses.
-func (e *Etcd) Reset() {
+// Wipe stops the cluster and starts it again without its data, as if its folders had
+// been removed: empty, at revision 1, and with the same cluster id.
+func (e *Etcd) Wipe() {
 	e.t.Helper()
 	e.Stop()
 	for _, m := range e.members {
 		e.removeData(m)
 	}
-	e.token++
 	e.Start()
+}
+
+// Reset stops the cluster and starts a new, empty one with another cluster id at the
+// same addresses.
+func (e *Etcd) Reset() {
+	e.t.Helper()
+	e.token++
+	e.Wipe()
 }
 
 func (e *Etcd) removeData(m *member) {
@@ -293,11 +301,22 @@ func (e *Etcd) Txn(ops ...clientv3.Op) int64 {
 // Revision is the newest revision of the store.
 func (e *Etcd) Revision() int64 {
 	e.t.Helper()
+	return e.header().Revision
+}
+
+// ClusterID is the cluster's id.
+func (e *Etcd) ClusterID() uint64 {
+	e.t.Helper()
+	return e.header().ClusterId
+}
+
+func (e *Etcd) header() *etcdserverpb.ResponseHeader {
+	e.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), WaitLimit)
 	defer cancel()
 	r, err := e.Client().Get(ctx, "/")
 	if err != nil {
 		e.t.Fatalf("etcd get: %v", err)
 	}
-	return r.Header.Revision
+	return r.Header
 }

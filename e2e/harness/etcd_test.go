@@ -13,6 +13,7 @@ func TestEtcdKeepsRestoresAndResetsItsData(t *testing.T) {
 	value := func() string { return strings.TrimSpace(etcd.Ctl("get", "k", "--print-value-only")) }
 
 	first := etcd.Put("k", "-1")
+	id := etcd.ClusterID()
 	backup := etcd.Backup()
 	if got := value(); got != "-1" {
 		t.Fatalf("after a backup: %q, want -1", got)
@@ -29,7 +30,17 @@ func TestEtcdKeepsRestoresAndResetsItsData(t *testing.T) {
 	if got, rev := value(), etcd.Revision(); got != "-1" || rev != first {
 		t.Fatalf("after a restore: %q at revision %d, want -1 at %d", got, rev, first)
 	}
+	etcd.Wipe()
+	if got, rev := value(), etcd.Revision(); got != "" || rev != 1 {
+		t.Fatalf("after a wipe: %q at revision %d, want nothing at 1", got, rev)
+	}
+	if got := etcd.ClusterID(); got != id {
+		t.Fatalf("cluster id %x after a wipe, want %x as before", got, id)
+	}
 	etcd.Reset()
+	if etcd.ClusterID() == id {
+		t.Fatalf("the same cluster id after a reset: %x", id)
+	}
 	if got := value(); got != "" {
 		t.Fatalf("after a reset: %q, want nothing", got)
 	}
@@ -45,24 +56,4 @@ func TestEtcdClusterOutlivesOneMember(t *testing.T) {
 		r := harness.Run(t, "", nil, harness.Etcdctl(t), "--endpoints="+rest, "get", "k", "--print-value-only")
 		return strings.TrimSpace(r.Stdout) == "one", r
 	})
-}
-
-func TestLinkIsCutAndMended(t *testing.T) {
-	t.Parallel()
-	etcd := harness.StartEtcd(t)
-	link := harness.StartLink(t, etcd.Address(0))
-	get := func() harness.Result {
-		return harness.Run(t, "", nil, harness.Etcdctl(t), "--endpoints="+link.Address(), "--command-timeout=1s", "--dial-timeout=1s", "get", "k")
-	}
-	if r := get(); r.Code != 0 {
-		t.Fatalf("through the link: %v", r)
-	}
-	link.Cut()
-	if r := get(); r.Code == 0 {
-		t.Fatal("etcdctl got through a link that is cut")
-	}
-	link.Mend()
-	if r := get(); r.Code != 0 {
-		t.Fatalf("through the mended link: %v", r)
-	}
 }
