@@ -1,0 +1,231 @@
+package exchange
+
+import (
+	"roster/message"
+	"roster/store"
+)
+
+// maxInterims bounds the 1xx answers to one request: a backend must not keep a
+// request for ever by promising an answer.
+const maxInterims = 64
+
+// Answered reports a head of the backend's answer; in stays as it is while
+// Response is in use. The steps it may return: Interim, Wait, Answer, Tunnel, or
+// those of Failed for an answer that is not acceptable.
+func (x *Exchange) Answered(in *message.Response) Step {
+	switch {
+	case in.Status == 101:
+		if !x.upgrade || in.Upgrade == nil {
+			return x.Failed(Failure{Kind: BadAnswer, Text: "the backend switched protocols unasked"})
+		}
+	case in.Status < 200:
+		if x.interims++; x.interims > maxInterims {
+			return x.Failed(Failure{Kind: BadAnswer, Text: "the backend sent too many interim answers"})
+		}
+		if x.minor == 0 {
+			return Wait // HTTP/1.0 has none: RFC 9110 15.2
+		}
+	}
+	x.nominated = x.nominated[:0]
+	for i := range in.Fields {
+		if f := &in.Fields[i]; f.ID == message.Connection && !x.nominated.add(f.Value) {
+			return x.Failed(Failure{Kind: BadAnswer, Text: "the answer's Connection names too many fields"})
+		}
+	}
+	x.answer(in)
+	switch {
+	case in.Status == 101:
+		x.sentHead = true
+		return Tunnel
+	case in.Status < 200:
+		x.interim = true
+		return Interim
+	}
+	x.sentHead = true
+	return Answer
+}
+
+// answer makes Response of the backend's head.
+func (x *Exchange) answer(in *message.Response) {
+	out := &x.Response
+	fields := out.Fields[:0]
+	*out = message.Response{
+		Status: in.Status, Reason: in.Reason, Major: 1, Minor: 1,
+		Length: in.Length, Bodiless: in.Bodiless,
+	}
+	final := in.Status >= 200
+	if final {
+		if in.Length == message.UntilClose {
+			out.Length = message.Unknown
+		}
+		out.Close = x.closing || !x.bodyRead || x.minor == 0 && out.Length < 0
+	}
+	if in.Status == 101 {
+		out.Upgrade = in.Upgrade
+	}
+	// What a GET would have got is worth knowing for HEAD and 304; elsewhere the
+	// length is the codec's to write.
+	length := in.Bodiless && final && in.Status != 204
+	dated := !final
+	for i := range in.Fields {
+		f := &in.Fields[i]
+		switch {
+		case f.ID == message.ContentLength && length:
+			length = false
+		case hop(f.ID):
+			continue
+		case f.ID == message.Other:
+			if len(x.nominated) > 0 && x.nominated.has(f.Name) {
+				continue
+			}
+		case f.ID == message.Trailer:
+			if out.Length >= 0 || x.minor == 0 {
+				continue
+			}
+		case f.ID == message.Date:
+			dated = true
+		}
+		fields = append(fields, *f)
+	}
+	if !dated {
+		fields = append(fields, message.New(message.Date, x.policy.date())) // RFC 9110 6.6.1
+	}
+	if final {
+		fields = append(fields, message.New(message.Via, x.policy.via[min(in.Minor+2*b2u(in.Major > 1), 2)]))
+		fields = x.appendRevision(fields)
+		if x.route != nil {
+			fields = x.edit(fields, &x.route.ResponseHeaders)
+		}
+	}
+	out.Fields = fields
+}
+
+func (x *Exchange) appendRevision(fields []message.Field) []message.Field {
+	if !x.policy.config.RevisionHeader || x.route == nil && x.def == nil {
+		return fields
+	}
+	start := len(x.scratch)
+	x.scratch = appendInt(x.scratch, x.revision)
+	return append(fields, message.New(message.XRosterRevision, x.since(start)))
+}
+
+// Trailers drops, in place, the fields that may not come after a body: all the
+// well-known ones, since each says something that had to be known before it (RFC
+// 9110 6.5.1), and recipients who take trailers for headers must not be told who
+// the client is by the client.
+func Trailers(fields []message.Field) []message.Field {
+	kept := fields[:0]
+	for _, f := range fields {
+		if f.ID == message.Other {
+			kept = append(kept, f)
+		}
+	}
+	return kept
+}
+
+// respond makes the answer that a route gives by itself.
+func (x *Exchange) respond(r *store.Respond) Step {
+	x.begin(r.Status)
+	x.Response.Fields = x.appendRevision(x.Response.Fields)
+	for _, h := range r.Headers {
+		x.Response.Fields = add(x.Response.Fields, h)
+	}
+	x.Response.Fields = x.edit(x.Response.Fields, &x.route.ResponseHeaders)
+	x.body(text(r.Body))
+	return Reply
+}
+
+// begin starts an answer that is made here.
+func (x *Exchange) begin(status int) {
+	x.Response = message.Response{
+		Status: status, Reason: text(reason(status)), Major: 1, Minor: 1,
+		Close:  x.closing || !x.bodyRead,
+		Fields: append(x.Response.Fields[:0], message.New(message.Date, x.policy.date())),
+	}
+	x.sentHead = true
+}
+
+func (x *Exchange) field(id message.ID, value []byte) {
+	x.Response.Fields = append(x.Response.Fields, message.New(id, value))
+}
+
+// body ends an answer that is made here.
+func (x *Exchange) body(b []byte) {
+	r := &x.Response
+	x.Body = nil
+	switch {
+	case r.Status < 200 || r.Status == 204 || r.Status == 304:
+		r.Bodiless = true
+	case x.head:
+		r.Bodiless = true
+		start := len(x.scratch)
+		x.scratch = appendInt(x.scratch, len(b))
+		x.field(message.ContentLength, x.since(start))
+	default:
+		r.Length = int64(len(b))
+		x.Body = b
+	}
+}
+
+// reason is what is said beside a status; it means nothing.
+func reason(status int) string {
+	switch status {
+	case 200:
+		return "OK"
+	case 201:
+		return "Created"
+	case 204:
+		return "No Content"
+	case 301:
+		return "Moved Permanently"
+	case 302:
+		return "Found"
+	case 303:
+		return "See Other"
+	case 304:
+		return "Not Modified"
+	case 307:
+		return "Temporary Redirect"
+	case 308:
+		return "Permanent Redirect"
+	case 400:
+		return "Bad Request"
+	case 401:
+		return "Unauthorized"
+	case 403:
+		return "Forbidden"
+	case 404:
+		return "Not Found"
+	case 405:
+		return "Method Not Allowed"
+	case 408:
+		return "Request Timeout"
+	case 410:
+		return "Gone"
+	case 413:
+		return "Content Too Large"
+	case 414:
+		return "URI Too Long"
+	case 417:
+		return "Expectation Failed"
+	case 429:
+		return "Too Many Requests"
+	case 431:
+		return "Request Header Fields Too Large"
+	case 500:
+		return "Internal Server Error"
+	case 501:
+		return "Not Implemented"
+	case 502:
+		return "Bad Gateway"
+	case 503:
+		return "Service Unavailable"
+	case 504:
+		return "Gateway Timeout"
+	case 505:
+		return "HTTP Version Not Supported"
+	case 508:
+		return "Loop Detected"
+	}
+	return ""
+}
