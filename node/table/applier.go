@@ -1,0 +1,261 @@
+package table
+
+import (
+	"sync/atomic"
+
+	iradix "github.com/hashicorp/go-immutable-radix/v2"
+
+	"roster/pool"
+	"roster/store"
+	"roster/watcher"
+)
+
+// Pools gives connection pools. A *pool.Manager is one.
+type Pools interface {
+	Acquire(def *store.Backend, deps pool.Deps) (*pool.Pool, error)
+}
+
+// Applier turns changes into tables. One goroutine calls Apply.
+type Applier struct {
+	pools   Pools
+	current atomic.Pointer[Table]
+
+	refs    []int32 // per slot: what keeps it: definitions, overrides, mentions
+	free    []Ref   // slots to give again
+	ages    ages
+	users   map[store.Key]map[string]struct{} // via and certificates -> the backends that need them
+	losers  map[store.Key]*claim              // definitions whose name an older key of the other kind holds
+	leaving map[string]*Runtime               // removed backends with requests in progress
+}
+
+// NewApplier returns an Applier with an empty table at revision 0.
+func NewApplier(pools Pools) *Applier {
+	a := &Applier{
+		pools:   pools,
+		refs:    make([]int32, 1), // Ref 0 refers to nothing
+		users:   make(map[store.Key]map[string]struct{}),
+		losers:  make(map[store.Key]*claim),
+		leaving: make(map[string]*Runtime),
+	}
+	a.current.Store(empty())
+	return a
+}
+
+// Current is the newest table. Any goroutine may ask.
+func (a *Applier) Current() *Table { return a.current.Load() }
+
+// Apply makes the table that follows from a change, publishes it, and then
+// releases what no newer table uses: pools lose their reference, the queues of
+// removed and sick backends are woken.
+func (a *Applier) Apply(c watcher.Change) *Table {
+	old := a.current.Load()
+	t := *old
+	t.revision = c.Revision
+	w := &work{
+		Applier: a,
+		t:       &t,
+		edit:    old.slots.edit(),
+		names:   old.names.Txn(),
+		compile: make(map[string]struct{}),
+	}
+	for _, key := range c.Deletes {
+		w.report(key, nil, nil)
+		w.put(key, nil)
+	}
+	for _, item := range c.Puts {
+		w.report(item.Key, item.Rejected, item.Warnings)
+		if item.Definition == nil {
+			w.put(item.Key, nil)
+			continue
+		}
+		w.put(item.Key, &claim{item.Definition, item.CreateRevision, item.ModRevision})
+	}
+	return w.commit()
+}
+
+// claim is a definition with its revisions.
+type claim struct {
+	def         store.Definition
+	create, mod int64
+}
+
+// work is one change in the making: a table not yet published, and what is to
+// be done once it is.
+type work struct {
+	*Applier
+	t       *Table
+	edit    *edit
+	names   *iradix.Txn[Ref]
+	compile map[string]struct{} // backends to build: their definition or one they need changed
+	after   []func()
+}
+
+func (w *work) commit() *Table {
+	for name := range w.compile {
+		w.build(name)
+	}
+	t := w.t
+	t.slots = w.edit.vector
+	t.names = w.names.Commit()
+	t.fallback = w.ages.defaultRef(t)
+	t.counts.Routes = t.routes.byName.Len()
+	t.counts.Probes = t.probes.Len()
+	t.counts.Certificates = t.certs.Len()
+	t.counts.Rejected = t.rejected.Len()
+	w.current.Store(t)
+	for _, f := range w.after {
+		f()
+	}
+	w.sweep()
+	return t
+}
+
+// put brings a key to its new definition; nil takes it out of effect.
+func (w *work) put(key store.Key, c *claim) {
+	switch key.Kind {
+	case store.Backends:
+		_, d := w.claims(key.Name)
+		w.settle(key.Name, c, d)
+	case store.Directors:
+		b, _ := w.claims(key.Name)
+		w.settle(key.Name, b, c)
+	case store.HealthKind:
+		w.override(key, c)
+	case store.Routes:
+		w.route(key, c)
+	case store.Probes:
+		w.t.probes = w.replace(w.t.probes, key, c)
+	case store.Certificates:
+		w.t.certs = w.replace(w.t.certs, key, c)
+		w.rebuild(key)
+	}
+}
+
+// count moves the digest from one version of a key to another.
+func (w *work) count(key store.Key, old, next *claim) {
+	if old != nil {
+		w.t.digest = w.t.digest.sub(digestOf(key.String(), old.create, old.mod))
+	}
+	if next != nil {
+		w.t.digest = w.t.digest.add(digestOf(key.String(), next.create, next.mod))
+	}
+}
+
+// report notes what is to be said of a key.
+func (w *work) report(key store.Key, rejected *watcher.Rejection, warnings []string) {
+	k := []byte(key.String())
+	if rejected != nil {
+		w.t.rejected, _, _ = w.t.rejected.Insert(k, &Rejection{Key: key, Revision: rejected.Revision, Err: rejected.Err})
+	} else if w.t.rejected.Len() > 0 {
+		w.t.rejected, _, _ = w.t.rejected.Delete(k)
+	}
+	if len(warnings) > 0 {
+		w.t.warnings, _, _ = w.t.warnings.Insert(k, warnings)
+	} else if w.t.warnings.Len() > 0 {
+		w.t.warnings, _, _ = w.t.warnings.Delete(k)
+	}
+}
+
+func (w *work) replace(tree *iradix.Tree[*Definition], key store.Key, c *claim) *iradix.Tree[*Definition] {
+	var old *claim
+	k := []byte(key.Name)
+	if d, ok := tree.Get(k); ok {
+		old = &claim{d.Def, d.CreateRevision, d.ModRevision}
+	}
+	w.count(key, old, c)
+	if c == nil {
+		tree, _, _ = tree.Delete(k)
+		return tree
+	}
+	tree, _, _ = tree.Insert(k, &Definition{Key: key, Def: c.def, CreateRevision: c.create, ModRevision: c.mod})
+	return tree
+}
+
+func (w *work) route(key store.Key, c *claim) {
+	var old *claim
+	before, had := w.t.routes.byName.Get([]byte(key.Name))
+	if had {
+		old = &claim{before.Def, before.CreateRevision, before.ModRevision}
+		w.t.routes = w.t.routes.with(before, false)
+	}
+	w.count(key, old, c)
+	if c != nil {
+		r := newRoute(key.Name, c)
+		if r.Def.Backend != "" {
+			r.Target = w.mention(r.Def.Backend)
+		}
+		w.t.routes = w.t.routes.with(r, true)
+	}
+	if had {
+		w.forget(before.Target)
+	}
+}
+
+func (w *work) override(key store.Key, c *claim) {
+	ref, s := w.find(key.Name)
+	var old *claim
+	if s != nil && s.Override != nil {
+		old = &claim{s.Override.Def, s.Override.CreateRevision, s.Override.ModRevision}
+	}
+	if old == nil && c == nil {
+		return
+	}
+	w.count(key, old, c)
+	if old == nil {
+		ref = w.mention(key.Name)
+		s = w.edit.at(ref)
+	}
+	next := *s
+	next.Override = nil
+	if c != nil {
+		next.Override = &Override{Def: c.def.(*store.Health), CreateRevision: c.create, ModRevision: c.mod}
+	}
+	w.edit.set(ref, &next)
+	if b := next.Backend; b != nil {
+		w.compile[b.Name] = struct{}{}
+		if c != nil && next.Override.Def.State == store.Sick {
+			w.after = append(w.after, b.Runtime.Fail)
+		}
+	}
+	if c == nil {
+		w.forget(ref)
+	}
+}
+
+// mention gives the slot of a name and keeps it until forget.
+func (w *work) mention(name string) Ref {
+	ref, s := w.find(name)
+	if s == nil {
+		if n := len(w.free); n > 0 {
+			ref, w.free = w.free[n-1], w.free[:n-1]
+		} else {
+			ref = Ref(len(w.refs))
+			w.refs = append(w.refs, 0)
+		}
+		w.names.Insert([]byte(name), ref)
+		w.edit.set(ref, &Slot{Name: name})
+	}
+	w.refs[ref]++
+	return ref
+}
+
+// forget ends one mention; the last one frees the slot.
+func (w *work) forget(ref Ref) {
+	if ref == 0 {
+		return
+	}
+	if w.refs[ref]--; w.refs[ref] > 0 {
+		return
+	}
+	w.names.Delete([]byte(w.edit.at(ref).Name))
+	w.edit.set(ref, nil)
+	w.free = append(w.free, ref)
+}
+
+func (w *work) find(name string) (Ref, *Slot) {
+	ref, ok := w.names.Get([]byte(name))
+	if !ok {
+		return 0, nil
+	}
+	return ref, w.edit.at(ref)
+}

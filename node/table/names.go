@@ -1,0 +1,335 @@
+package table
+
+import (
+	"cmp"
+	"container/heap"
+	"fmt"
+
+	"roster/balancer"
+	"roster/pool"
+	"roster/store"
+	"roster/watcher"
+)
+
+// claims returns the two definitions that may stand under a name, which
+// backends and directors share.
+func (w *work) claims(name string) (backend, director *claim) {
+	if len(w.losers) > 0 {
+		backend = w.losers[store.Key{Kind: store.Backends, Name: name}]
+		director = w.losers[store.Key{Kind: store.Directors, Name: name}]
+	}
+	_, s := w.find(name)
+	if s == nil {
+		return backend, director
+	}
+	if b := s.Backend; b != nil {
+		backend = &claim{b.Def, b.CreateRevision, b.ModRevision}
+	}
+	if d := s.Director; d != nil {
+		director = &claim{d.Def, d.CreateRevision, d.ModRevision}
+	}
+	return backend, director
+}
+
+// settle gives a name to the older of two claims, a tie to the backend. The
+// other is rejected until the name is free.
+func (w *work) settle(name string, b, d *claim) {
+	oldB, oldD := w.claims(name)
+	bKey, dKey := store.Key{Kind: store.Backends, Name: name}, store.Key{Kind: store.Directors, Name: name}
+	w.count(bKey, oldB, b)
+	w.count(dKey, oldD, d)
+
+	switch {
+	case b == nil || d == nil:
+		w.unlose(bKey)
+		w.unlose(dKey)
+	case d.create < b.create:
+		w.unlose(dKey)
+		w.lose(bKey, b, dKey, d)
+		b = nil
+	default:
+		w.unlose(bKey)
+		w.lose(dKey, d, bKey, b)
+		d = nil
+	}
+
+	var ref Ref
+	if b != nil || d != nil {
+		ref = w.mention(name) // until the end, so that the slot is not freed on the way
+		defer w.forget(ref)
+	}
+	w.setBackend(name, b)
+	w.setDirector(name, d)
+	w.rebuild(bKey)
+}
+
+func (w *work) lose(key store.Key, c *claim, holder store.Key, by *claim) {
+	w.losers[key] = c
+	err := fmt.Errorf("name %q is held by %s, which is older (create revision %d, this one's is %d); delete one of them or rename it",
+		key.Name, holder, by.create, c.create)
+	w.report(key, &watcher.Rejection{Revision: c.mod, Err: err}, nil)
+}
+
+func (w *work) unlose(key store.Key) {
+	if _, lost := w.losers[key]; lost {
+		delete(w.losers, key)
+		w.report(key, nil, nil)
+	}
+}
+
+// setBackend makes c the backend of a name; nil makes it none.
+func (w *work) setBackend(name string, c *claim) {
+	ref, s := w.find(name)
+	var old *Backend
+	if s != nil {
+		old = s.Backend
+	}
+	if old != nil && c != nil && c.def == store.Definition(old.Def) {
+		return
+	}
+	if old != nil {
+		w.need(old, false)
+	}
+	if c == nil {
+		if old == nil {
+			return
+		}
+		next := *s
+		next.Backend = nil
+		w.edit.set(ref, &next)
+		w.forget(ref)
+		w.t.counts.Backends--
+		delete(w.compile, name)
+		w.after = append(w.after, func() {
+			w.leaving[name] = old.Runtime
+			old.Runtime.Fail()
+			if old.Pool != nil {
+				old.Pool.Release()
+			}
+		})
+		return
+	}
+	b := &Backend{Name: name, Def: c.def.(*store.Backend), CreateRevision: c.create, ModRevision: c.mod}
+	if old != nil {
+		b.Runtime, b.Pool = old.Runtime, old.Pool
+	} else {
+		ref = w.mention(name)
+		s = w.edit.at(ref)
+		w.t.counts.Backends++
+		if b.Runtime = w.leaving[name]; b.Runtime == nil {
+			b.Runtime = new(Runtime)
+		}
+		delete(w.leaving, name)
+	}
+	if old == nil || old.CreateRevision != c.create {
+		w.ages.push(age{c.create, name, ref}, w.t.counts.Backends, w.edit.vector)
+	}
+	next := *s
+	next.Backend = b
+	w.edit.set(ref, &next)
+	w.need(b, true)
+	w.compile[name] = struct{}{}
+	w.after = append(w.after, func() { b.Runtime.Set(b.Def.MaxConnections, b.Def.WaitLimit, b.Def.WaitTimeout) })
+}
+
+// setDirector makes c the director of a name; nil makes it none.
+func (w *work) setDirector(name string, c *claim) {
+	ref, s := w.find(name)
+	var old *Director
+	if s != nil {
+		old = s.Director
+	}
+	if old == nil && c == nil {
+		return
+	}
+	if c != nil && old != nil && c.def == store.Definition(old.Def) {
+		return
+	}
+	var d *Director
+	if c != nil {
+		def := c.def.(*store.Director)
+		d = &Director{Name: name, Def: def, CreateRevision: c.create, ModRevision: c.mod}
+		d.Members = make([]Member, len(def.Members))
+		for i, m := range def.Members {
+			d.Members[i] = Member{Ref: w.mention(m.Name), Weight: m.Weight}
+		}
+		if old != nil {
+			d.cursor = old.cursor
+		} else {
+			d.cursor = new(balancer.RoundRobin)
+			ref = w.mention(name)
+			w.t.counts.Directors++
+		}
+	}
+	next := *w.edit.at(ref)
+	next.Director = d
+	w.edit.set(ref, &next)
+	if old != nil {
+		for _, m := range old.Members {
+			w.forget(m.Ref)
+		}
+		if d == nil {
+			w.forget(ref)
+			w.t.counts.Directors--
+		}
+	}
+}
+
+// needs are the definitions, other than probes, that a backend cannot be
+// reached without.
+func needs(b *store.Backend) (keys [2]store.Key) {
+	if b.Via != "" {
+		keys[0] = store.Key{Kind: store.Backends, Name: b.Via}
+	}
+	if b.TLS != nil && b.TLS.Certificate != "" {
+		keys[1] = store.Key{Kind: store.Certificates, Name: b.TLS.Certificate}
+	}
+	return keys
+}
+
+// need notes (or ends) that a backend is to be built again when what it needs
+// changes.
+func (w *work) need(b *Backend, on bool) {
+	for _, key := range needs(b.Def) {
+		switch {
+		case key.Name == "":
+		case on:
+			if w.users[key] == nil {
+				w.users[key] = make(map[string]struct{})
+			}
+			w.users[key][b.Name] = struct{}{}
+		default:
+			delete(w.users[key], b.Name)
+			if len(w.users[key]) == 0 {
+				delete(w.users, key)
+			}
+		}
+	}
+}
+
+// rebuild has the backends built again that need key, and those that need them.
+func (w *work) rebuild(key store.Key) {
+	for name := range w.users[key] {
+		if _, known := w.compile[name]; !known {
+			w.compile[name] = struct{}{}
+			w.rebuild(store.Key{Kind: store.Backends, Name: name})
+		}
+	}
+}
+
+// build gives a backend its pool, now that all definitions of the change are in.
+func (w *work) build(name string) {
+	ref, s := w.find(name)
+	if s == nil || s.Backend == nil {
+		return
+	}
+	b := *s.Backend
+	old := b.Pool
+	b.Pool, b.Fault = w.acquire(b.Def)
+	if b.Pool != nil && s.Override != nil && s.Override.Def.State == store.Drain {
+		b.Pool.Drain(true)
+	}
+	next := *s
+	next.Backend = &b
+	w.edit.set(ref, &next)
+	if old != nil {
+		w.after = append(w.after, old.Release)
+	}
+}
+
+func (w *work) acquire(def *store.Backend) (*pool.Pool, error) {
+	if def.None {
+		return nil, nil
+	}
+	var deps pool.Deps
+	if def.Via != "" {
+		if _, s := w.find(def.Via); s == nil || s.Backend == nil {
+			return nil, &DanglingError{store.Key{Kind: store.Backends, Name: def.Via}}
+		} else {
+			deps.Via = s.Backend.Def
+		}
+	}
+	certificate := func(of *store.Backend) (*store.Certificate, error) {
+		if of == nil || of.TLS == nil || of.TLS.Certificate == "" {
+			return nil, nil
+		}
+		if c, ok := w.t.Certificate(of.TLS.Certificate); ok {
+			return c, nil
+		}
+		return nil, &DanglingError{store.Key{Kind: store.Certificates, Name: of.TLS.Certificate}}
+	}
+	var err error
+	if deps.Certificate, err = certificate(def); err != nil {
+		return nil, err
+	}
+	if deps.ViaCertificate, err = certificate(deps.Via); err != nil {
+		return nil, err
+	}
+	return w.pools.Acquire(def, deps)
+}
+
+// sweep forgets the removed backends whose last request has ended.
+func (a *Applier) sweep() {
+	for name, r := range a.leaving {
+		if r.Active() == 0 {
+			delete(a.leaving, name)
+		}
+	}
+}
+
+// ages finds the oldest backend: a heap by create revision, then name. Entries
+// of removed backends stay until they come up, or outnumber the live ones.
+type ages []age
+
+type age struct {
+	create int64
+	name   string
+	ref    Ref
+}
+
+func (h ages) Len() int { return len(h) }
+func (h ages) Less(i, j int) bool {
+	return cmp.Or(cmp.Compare(h[i].create, h[j].create), cmp.Compare(h[i].name, h[j].name)) < 0
+}
+func (h ages) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
+func (h *ages) Push(x any)   { *h = append(*h, x.(age)) }
+func (h *ages) Pop() any {
+	last := (*h)[len(*h)-1]
+	*h = (*h)[:len(*h)-1]
+	return last
+}
+
+func (h *ages) push(a age, live int, v vector) {
+	if len(*h) > 2*live+64 {
+		kept := (*h)[:0]
+		for _, old := range *h {
+			if old.in(v) {
+				kept = append(kept, old)
+			}
+		}
+		*h = kept
+		heap.Init(h)
+	}
+	heap.Push(h, a)
+}
+
+func (a age) in(v vector) bool {
+	s := v.at(a.ref)
+	return s != nil && s.Backend != nil && s.Name == a.name && s.Backend.CreateRevision == a.create
+}
+
+// defaultRef is where a request goes that no route takes.
+func (h *ages) defaultRef(t *Table) Ref {
+	if ref, ok := t.names.Get([]byte("default")); ok {
+		if s := t.slots.at(ref); s.Backend != nil || s.Director != nil {
+			return ref
+		}
+	}
+	for len(*h) > 0 {
+		if (*h)[0].in(t.slots) {
+			return (*h)[0].ref
+		}
+		heap.Pop(h)
+	}
+	return 0
+}

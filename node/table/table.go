@@ -1,0 +1,335 @@
+package table
+
+import (
+	"errors"
+	"fmt"
+	"iter"
+
+	iradix "github.com/hashicorp/go-immutable-radix/v2"
+
+	"roster/balancer"
+	"roster/pool"
+	"roster/store"
+)
+
+// Ref is a name's slot in a table; 0 refers to nothing.
+type Ref uint32
+
+// maxDepth is how deep directors nest: a director, and up to seven below it.
+const maxDepth = 8
+
+// Slot is all that is known under one name at one revision. A slot without
+// Backend and Director is dangling: something refers to a name nobody defines.
+type Slot struct {
+	Name     string
+	Backend  *Backend
+	Director *Director
+	Override *Override // the operator's word on its health; nil = none
+}
+
+// Backend is one backend as one table sees it. It never changes.
+type Backend struct {
+	Name                        string
+	Def                         *store.Backend
+	CreateRevision, ModRevision int64
+	// Pool gives connections; nil for a backend none, and where Fault says
+	// why there can be none.
+	Pool *pool.Pool
+	// Fault is why every request to this backend fails with 503 (a dangling
+	// via, say); nil for a backend that may be tried.
+	Fault error
+	// Runtime is what lives on when the definition changes.
+	Runtime *Runtime
+}
+
+// Director is one director as one table sees it. It never changes; its cursor
+// lives on while the name is a director.
+type Director struct {
+	Name                        string
+	Def                         *store.Director
+	CreateRevision, ModRevision int64
+	Members                     []Member
+	cursor                      *balancer.RoundRobin
+}
+
+// Member is one place in a director. Weight 0 is never chosen.
+type Member struct {
+	Ref    Ref
+	Weight float64
+}
+
+// Override is the operator's word on a name's health. It wins over probes.
+type Override struct {
+	Def                         *store.Health
+	CreateRevision, ModRevision int64
+}
+
+// refused says whether the operator wants no new requests here.
+func (s *Slot) refused() bool {
+	return s.Override != nil && (s.Override.Def.State == store.Sick || s.Override.Def.State == store.Drain)
+}
+
+// Rejection is a key whose newest value is not in effect, and why.
+type Rejection struct {
+	Key      store.Key
+	Revision int64 // the rejected one
+	Err      error
+}
+
+// Table is everything a node serves by, at one revision.
+type Table struct {
+	revision int64
+	digest   Digest
+	slots    vector
+	names    *iradix.Tree[Ref]
+	routes   routes
+	probes   *iradix.Tree[*Definition]
+	certs    *iradix.Tree[*Definition]
+	rejected *iradix.Tree[*Rejection]
+	warnings *iradix.Tree[[]string]
+	fallback Ref // the default rule's answer
+	counts   Counts
+}
+
+// Definition is a definition that only others refer to.
+type Definition struct {
+	Key                         store.Key
+	Def                         store.Definition
+	CreateRevision, ModRevision int64
+}
+
+// Counts are the sizes of a table.
+type Counts struct {
+	Backends, Directors, Routes, Probes, Certificates, Rejected int
+}
+
+func empty() *Table {
+	return &Table{
+		names:    iradix.New[Ref](),
+		routes:   newRoutes(),
+		probes:   iradix.New[*Definition](),
+		certs:    iradix.New[*Definition](),
+		rejected: iradix.New[*Rejection](),
+		warnings: iradix.New[[]string](),
+	}
+}
+
+// Revision is the newest revision that touched the prefix and is in this
+// table; 0 before the first.
+func (t *Table) Revision() int64 { return t.revision }
+
+// Digest tells two tables apart: it is a function of every key, its create
+// revision and the revision in effect.
+func (t *Table) Digest() Digest { return t.digest }
+
+// Counts are the table's sizes.
+func (t *Table) Counts() Counts { return t.counts }
+
+// Slot returns what is known under ref; nil for 0 and for a free slot.
+func (t *Table) Slot(ref Ref) *Slot { return t.slots.at(ref) }
+
+// Lookup finds a name; nil if the table never heard of it.
+func (t *Table) Lookup(name string) *Slot {
+	ref, ok := t.names.Get([]byte(name))
+	if !ok {
+		return nil
+	}
+	return t.slots.at(ref)
+}
+
+// Slots yields the slots whose names begin with under and come after the name
+// after, in name order.
+func (t *Table) Slots(under, after string) iter.Seq[*Slot] {
+	return func(yield func(*Slot) bool) {
+		for name, ref := range ordered(t.names, under, after) {
+			if s := t.slots.at(ref); s != nil && s.Name == name && !yield(s) {
+				return
+			}
+		}
+	}
+}
+
+// Routes yields the routes in name order.
+func (t *Table) Routes(under, after string) iter.Seq[*Route] {
+	return values(ordered(t.routes.byName, under, after))
+}
+
+// Probes yields the named probes in name order.
+func (t *Table) Probes(under, after string) iter.Seq[*Definition] {
+	return values(ordered(t.probes, under, after))
+}
+
+// Certificate finds a certificate by name.
+func (t *Table) Certificate(name string) (*store.Certificate, bool) {
+	d, ok := t.certs.Get([]byte(name))
+	if !ok {
+		return nil, false
+	}
+	return d.Def.(*store.Certificate), true
+}
+
+// Rejected yields the keys whose newest value is not in effect.
+func (t *Table) Rejected() iter.Seq[*Rejection] {
+	return values(ordered(t.rejected, "", ""))
+}
+
+// Warnings yields, per key, what is odd but in effect.
+func (t *Table) Warnings() iter.Seq2[string, []string] {
+	return ordered(t.warnings, "", "")
+}
+
+// Dangling yields each reference to a name nobody defines, as the referring
+// key and the missing name. It looks at every director, route and via.
+func (t *Table) Dangling() iter.Seq2[store.Key, string] {
+	return func(yield func(store.Key, string) bool) {
+		missing := func(ref Ref) (string, bool) {
+			s := t.slots.at(ref)
+			if s == nil || s.Backend != nil || s.Director != nil {
+				return "", false
+			}
+			return s.Name, true
+		}
+		for s := range t.Slots("", "") {
+			if s.Director != nil {
+				for _, m := range s.Director.Members {
+					if name, is := missing(m.Ref); is && !yield(store.Key{Kind: store.Directors, Name: s.Name}, name) {
+						return
+					}
+				}
+			}
+			if s.Backend == nil {
+				continue
+			}
+			key := store.Key{Kind: store.Backends, Name: s.Name}
+			var d *DanglingError
+			if errors.As(s.Backend.Fault, &d) && !yield(key, d.Key.String()) {
+				return
+			}
+			if p := s.Backend.Def.Probe.Name; p != "" {
+				if _, ok := t.probes.Get([]byte(p)); !ok && !yield(key, "probes/"+p) {
+					return
+				}
+			}
+		}
+		for r := range t.Routes("", "") {
+			if name, is := missing(r.Target); is && !yield(store.Key{Kind: store.Routes, Name: r.Name}, name) {
+				return
+			}
+		}
+	}
+}
+
+// DanglingError says that a definition needs another that is not there.
+type DanglingError struct{ Key store.Key }
+
+func (e *DanglingError) Error() string { return fmt.Sprintf("%s is not defined", e.Key) }
+
+// Available says whether new requests may be sent to the name: a backend that
+// is neither none nor at fault, a director with such a member, and no
+// override against it.
+func (t *Table) Available(ref Ref) bool {
+	var trail trail
+	return t.available(ref, &trail)
+}
+
+// trail is the chain of directors being asked, so that a director that leads
+// back to itself is noticed instead of followed.
+type trail struct {
+	refs  [maxDepth]Ref
+	depth int
+}
+
+func (tr *trail) push(ref Ref) bool {
+	if tr.depth == maxDepth {
+		return false
+	}
+	for _, r := range tr.refs[:tr.depth] {
+		if r == ref {
+			return false
+		}
+	}
+	tr.refs[tr.depth] = ref
+	tr.depth++
+	return true
+}
+
+func (tr *trail) pop() { tr.depth-- }
+
+func (t *Table) available(ref Ref, tr *trail) bool {
+	s := t.slots.at(ref)
+	if s == nil || s.refused() {
+		return false
+	}
+	if s.Backend != nil {
+		return s.Backend.Pool != nil
+	}
+	if s.Director == nil || !tr.push(ref) {
+		return false
+	}
+	defer tr.pop()
+	for _, m := range s.Director.Members {
+		if m.Weight > 0 && t.available(m.Ref, tr) {
+			return true
+		}
+	}
+	return false
+}
+
+// Pick chooses the backend that a request to ref goes to. Its error is
+// balancer.ErrNoBackend, or the chosen backend's Fault.
+//
+// A director gives the turn to its members; one that leads back to a director
+// already being asked, or nests deeper than eight, is skipped.
+func (t *Table) Pick(ref Ref) (*Backend, error) {
+	var tr trail
+	for {
+		if s := t.slots.at(ref); s != nil && s.Backend != nil && s.Backend.Fault != nil {
+			return nil, s.Backend.Fault
+		}
+		if !t.available(ref, &tr) {
+			return nil, balancer.ErrNoBackend
+		}
+		s := t.slots.at(ref)
+		if s.Backend != nil {
+			return s.Backend, nil
+		}
+		tr.push(ref)
+		d := s.Director
+		at := d.cursor.Pick(len(d.Members), func(i int) bool {
+			return d.Members[i].Weight > 0 && t.available(d.Members[i].Ref, &tr)
+		})
+		if at < 0 {
+			return nil, balancer.ErrNoBackend
+		}
+		ref = d.Members[at].Ref
+	}
+}
+
+// ordered yields a tree's keys that begin with under and come after the key
+// after, in order.
+func ordered[T any](tree *iradix.Tree[T], under, after string) iter.Seq2[string, T] {
+	return func(yield func(string, T) bool) {
+		it := tree.Root().Iterator()
+		if after >= under && after != "" {
+			it.SeekLowerBound([]byte(after + "\x00"))
+		} else {
+			it.SeekLowerBound([]byte(under))
+		}
+		for k, v, ok := it.Next(); ok; k, v, ok = it.Next() {
+			name := string(k)
+			if len(name) < len(under) || name[:len(under)] != under || !yield(name, v) {
+				return
+			}
+		}
+	}
+}
+
+func values[T any](seq iter.Seq2[string, T]) iter.Seq[T] {
+	return func(yield func(T) bool) {
+		for _, v := range seq {
+			if !yield(v) {
+				return
+			}
+		}
+	}
+}
