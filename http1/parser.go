@@ -106,8 +106,8 @@ func (p *Parser) request(buf []byte, r *message.Request) (int, *Error) {
 				return 0, errEmptyLines
 			}
 			p.start += 2
+			p.line = p.start
 		}
-		p.line = p.start
 		if class[buf[p.start]]&isToken == 0 {
 			return 0, errStart // at once: it may be a protocol without lines
 		}
