@@ -29,6 +29,7 @@ type Conn struct {
 	dst, via  place
 	trip      *roundTrip // made by the first RoundTrip
 	reused    bool
+	unchecked bool // reused, and not looked at by Get
 	aborted   atomic.Bool
 	deadlines [2]deadline
 

@@ -16,6 +16,9 @@ import (
 // that was not handed to it: a via, or a certificate.
 var ErrDangling = errors.New("dangling reference")
 
+// ErrStale is RoundTrip's on a reused connection that its backend had closed.
+var ErrStale = errors.New("pool: connection was closed while it was idle")
+
 // Kind says what was wrong, for those who count, decide or answer by it.
 type Kind uint8
 

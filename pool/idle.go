@@ -19,8 +19,8 @@ const (
 )
 
 // reuse returns the newest idle connection that is fit for use, closing those
-// that are not.
-func (s *shared) reuse(p *Pool) *Conn {
+// that are not. unchecked leaves out the look at the socket.
+func (s *shared) reuse(p *Pool, unchecked bool) *Conn {
 	for {
 		s.mu.Lock()
 		c := s.newest
@@ -33,8 +33,8 @@ func (s *shared) reuse(p *Pool) *Conn {
 		s.active++
 		s.reused++
 		s.mu.Unlock()
-		if (c.expires == 0 || s.m.now() < c.expires) && s.current(c) && alive(c.fd) {
-			c.pool, c.reused = p, true
+		if (c.expires == 0 || s.m.now() < c.expires) && s.current(c) && (unchecked || alive(c.fd)) {
+			c.pool, c.reused, c.unchecked = p, true, unchecked
 			return c
 		}
 		s.mu.Lock()

@@ -55,6 +55,9 @@ type Request struct {
 	ConnectTimeout time.Duration
 	// Fresh asks for a new connection, after a reused one failed.
 	Fresh bool
+	// Unchecked leaves the look at a reused connection to RoundTrip, which then
+	// must be the first use of it.
+	Unchecked bool
 	// Client and Server are the two ends that a PROXY header names. If either
 	// is not valid, as for a client on a socket, the header says UNKNOWN.
 	Client, Server netip.AddrPort
@@ -105,7 +108,7 @@ func (p *Pool) Drain(on bool) {
 // *Error, or ctx's own. The caller must end it by Put or Discard.
 func (p *Pool) Get(ctx context.Context, r Request) (*Conn, error) {
 	if !r.Fresh && !p.noReuse {
-		if c := p.reuse(p); c != nil {
+		if c := p.reuse(p, r.Unchecked); c != nil {
 			return c, nil
 		}
 	}

@@ -97,6 +97,18 @@ func (z *zone) LookupNetIP(ctx context.Context, _, host string) ([]netip.Addr, e
 	return addrs, nil
 }
 
+func (z *zone) slow(delay time.Duration) {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	z.delay = delay
+}
+
+func (z *zone) count() int {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	return z.lookups
+}
+
 func (z *zone) set(host string, addrs ...string) {
 	z.mu.Lock()
 	defer z.mu.Unlock()
@@ -673,7 +685,7 @@ func TestHeldAddressIsLeftOutOfTheRace(t *testing.T) {
 func TestRequestsNeverWaitForDNSAfterTheFirstAnswer(t *testing.T) {
 	inBubble(t, func(t *testing.T, m *Manager, n *network, z *zone) {
 		z.set("web.example", "10.0.0.1")
-		z.delay = time.Second
+		z.slow(time.Second)
 		p := acquire(t, m, store.Backend{Host: "Web.Example", Port: 80})
 		defer p.Release()
 		start := time.Now()
@@ -690,8 +702,8 @@ func TestRequestsNeverWaitForDNSAfterTheFirstAnswer(t *testing.T) {
 			}
 			time.Sleep(100 * time.Millisecond)
 		}
-		if z.lookups < 2 {
-			t.Errorf("lookups = %d", z.lookups)
+		if n := z.count(); n < 2 {
+			t.Errorf("lookups = %d", n)
 		}
 	})
 }
@@ -709,9 +721,7 @@ func TestNameThatWasNeverResolved(t *testing.T) {
 		synctest.Wait()
 		get(t, p).Discard()
 
-		z.mu.Lock()
-		z.delay = time.Minute
-		z.mu.Unlock()
+		z.slow(time.Minute)
 		slow := acquire(t, m, store.Backend{Host: "slow.example", Port: 80})
 		defer slow.Release()
 		_, err = slow.Get(t.Context(), Request{ConnectTimeout: time.Second})
@@ -794,7 +804,7 @@ func TestGetNeverUsesAnAddressThatIsGone(t *testing.T) {
 
 func TestLookupsAreBounded(t *testing.T) {
 	inBubble(t, func(t *testing.T, m *Manager, n *network, z *zone) {
-		z.delay = time.Second
+		z.slow(time.Second)
 		var pools []*Pool
 		for i := range 100 {
 			host := fmt.Sprintf("h%d.example", i)
@@ -803,8 +813,8 @@ func TestLookupsAreBounded(t *testing.T) {
 		}
 		time.Sleep(time.Second / 2)
 		synctest.Wait()
-		if z.lookups != maxLookups {
-			t.Errorf("lookups at once = %d, want %d", z.lookups, maxLookups)
+		if n := z.count(); n != maxLookups {
+			t.Errorf("lookups at once = %d, want %d", n, maxLookups)
 		}
 		for _, p := range pools {
 			m.names.mu.Lock()

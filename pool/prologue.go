@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
-	"strings"
 )
 
 // prepare gives c what it needs before its first request: TLS towards the via
@@ -28,7 +27,7 @@ func (s *shared) prepare(ctx context.Context, c *Conn, t target, dst netip.AddrP
 			}
 			prologue = nil
 		}
-		prologue = appendViaHeader(clip(prologue), dst, authority(s.def.Authority))
+		prologue = appendViaHeader(clip(prologue), dst, s.def.Authority)
 		prologue = append(prologue, s.def.Preamble...)
 	}
 	if v := s.def.ProxyHeader; v != 0 {
@@ -151,16 +150,4 @@ func sameFamily(a, b netip.AddrPort) (netip.AddrPort, netip.AddrPort, byte) {
 		x, y = netip.AddrFrom16(x.As16()), netip.AddrFrom16(y.As16())
 	}
 	return netip.AddrPortFrom(x, a.Port()), netip.AddrPortFrom(y, b.Port()), family
-}
-
-// authority returns what an authority TLV may carry of s: a host name without
-// its port, never an IP address.
-func authority(s string) string {
-	if host, _, err := net.SplitHostPort(s); err == nil {
-		s = host
-	}
-	if _, err := netip.ParseAddr(strings.Trim(s, "[]")); err == nil || len(s) > 255 {
-		return ""
-	}
-	return s
 }

@@ -18,19 +18,29 @@ type roundTrip struct {
 	buf     []byte
 	n       int
 	sent    bool
+	reused  bool // and not looked at yet
 	err     error
 }
 
 // RoundTrip sends head and body, either of which may be empty, after the
-// prologue, and reads the first bytes of the answer into buf: like WriteBuffers
-// and Read, but in two system calls instead of three. Those two would read once
-// before the answer can be there, only to learn that it is not; here the runtime
-// is told to watch for the answer before the request leaves, so nothing can be
-// missed. The error of a failed write is returned only if there is no answer.
+// prologue, and reads the first bytes of the answer into buf. It is for requests
+// that are sent as a whole. ArmRead and ArmWrite apply. The error of a failed
+// write is returned only if there is no answer.
 //
-// It is for requests that are sent as a whole. ArmRead and ArmWrite apply.
+// If Get left it unchecked, and the backend closed the connection or sent
+// something unasked, the error is ErrStale, and nothing was sent: the caller
+// discards it and gets another, whatever the request is.
+//
+// It takes three system calls where Get's look, a write and a read take four, as
+// package net reads once before the answer can be there. Here the runtime is told to
+// watch for the answer first, then comes the look, then the request: what came
+// before is seen by the look, and what comes later wakes the reader.
 func (c *Conn) RoundTrip(head, body, buf []byte) (int, error) {
 	if c.raw == nil || c.Conn != c.socket {
+		if c.unchecked && !alive(c.fd) {
+			return 0, ErrStale
+		}
+		c.unchecked = false
 		return c.writeAndRead(head, body, buf)
 	}
 	rt := c.trip
@@ -40,6 +50,7 @@ func (c *Conn) RoundTrip(head, body, buf []byte) (int, error) {
 		c.trip = rt
 	}
 	prologue := c.TakePrologue()
+	rt.reused, c.unchecked = c.unchecked, false
 	rt.parts, rt.total = 0, 0
 	rt.add(prologue)
 	rt.add(head)
@@ -87,6 +98,13 @@ func (rt *roundTrip) add(b []byte) {
 // may be something to read. It returns true when done.
 func (rt *roundTrip) do(fd uintptr) bool {
 	if !rt.sent {
+		var b [1]byte
+		_, err := peek(int(fd), b[:])
+		quiet := err == unix.EAGAIN
+		if !quiet && rt.reused {
+			rt.err = ErrStale
+			return true
+		}
 		n, errno := retry(unix.SYS_WRITEV, fd, unsafe.Pointer(&rt.iov[0]), rt.parts)
 		switch {
 		case errno == unix.EAGAIN:
@@ -102,7 +120,10 @@ func (rt *roundTrip) do(fd uintptr) bool {
 		}
 		rt.written = n
 		rt.sent = n == rt.total
-		return !rt.sent
+		if quiet || !rt.sent {
+			return !rt.sent
+		}
+		// A backend that answers before it is asked: nothing may wake us again.
 	}
 	n, errno := retry(unix.SYS_READ, fd, unsafe.Pointer(&rt.buf[0]), len(rt.buf))
 	switch {

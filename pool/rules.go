@@ -73,6 +73,9 @@ func (r *Rules) CheckPath(path string) (string, error) {
 		// exists elsewhere.
 		if real, err = filepath.EvalSymlinks(filepath.Dir(path)); err == nil {
 			real = filepath.Join(real, filepath.Base(path))
+			if _, exists := os.Lstat(real); exists == nil {
+				err = outside // a link that leads nowhere now
+			}
 		}
 	}
 	if err != nil {

@@ -37,12 +37,6 @@ func tlsConfig(def *store.Backend, cert *store.Certificate) (*tls.Config, error)
 		// One server name, so one session; two lose none while one is replaced.
 		ClientSessionCache: tls.NewLRUClientSessionCache(2),
 	}
-	if len(t.ALPN) == 0 {
-		c.NextProtos = []string{"http/1.1"}
-		if def.Protocol == store.H2 {
-			c.NextProtos = []string{"h2"}
-		}
-	}
 	if t.CA != "" {
 		c.RootCAs = x509.NewCertPool()
 		if !c.RootCAs.AppendCertsFromPEM([]byte(t.CA)) {
