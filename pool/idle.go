@@ -35,6 +35,8 @@ func (s *shared) reuse(p *Pool, unchecked bool) *Conn {
 		s.mu.Unlock()
 		if (c.expires == 0 || s.m.now() < c.expires) && s.current(c) && (unchecked || alive(c.fd)) {
 			c.pool, c.reused, c.unchecked = p, true, unchecked
+			// What is armed stays so; the next owner wants none unless it says.
+			c.deadlines[reading].want, c.deadlines[writing].want = 0, 0
 			return c
 		}
 		s.mu.Lock()

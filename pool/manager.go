@@ -41,7 +41,7 @@ func New(c Config) *Manager {
 	c = c.withDefaults()
 	return &Manager{
 		config:     c,
-		start:      time.Now(),
+		start:      time.Now().Add(-tick), // so that no time is zero
 		names:      newNames(c),
 		byIdentity: make(map[string]*shared),
 	}
@@ -140,7 +140,7 @@ func (m *Manager) Pools() int {
 func (m *Manager) LocalFaults() uint64 { return m.localFaults.Load() }
 
 // now is the Manager's clock: monotonic, cheaper than a time.Time, never zero.
-func (m *Manager) now() time.Duration { return time.Since(m.start) + 1 }
+func (m *Manager) now() time.Duration { return time.Since(m.start) }
 
 // localFault counts, and logs at most once a second: without descriptors every
 // request would have a line.
