@@ -121,7 +121,9 @@ func BenchmarkDial(b *testing.B) {
 	p := benchPool(b)
 	b.ReportAllocs()
 	for b.Loop() {
-		mustGet(b, p, Request{ConnectTimeout: 3500 * time.Millisecond}).Discard()
+		c := mustGet(b, p, Request{ConnectTimeout: 3500 * time.Millisecond})
+		c.TCP().SetLinger(0) // or the ports run out
+		c.Discard()
 	}
 }
 

@@ -86,8 +86,8 @@ func (s *shared) releaseNames() {
 	}
 }
 
-// connect dials, and makes what was dialled ready for the request.
-func (p *Pool) connect(ctx context.Context, r Request, probe bool) (*Conn, error) {
+// open dials, and makes what was dialled ready for the request.
+func (p *Pool) open(ctx context.Context, r Request, probe bool) (*Conn, error) {
 	limited := ctx
 	if r.ConnectTimeout > 0 {
 		var cancel context.CancelFunc

@@ -143,7 +143,7 @@ func TestLimitWaitTimesOut(t *testing.T) {
 		w := waiting(t.Context(), &l)
 		time.Sleep(time.Second - 1)
 		still(t, "before the timeout", w)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		ended(t, "at the timeout", w, ErrWaitTimeout)
 		if l.Queued() != 0 || l.Active() != 1 {
 			t.Errorf("Queued, Active = %d, %d, want 0, 1", l.Queued(), l.Active())

@@ -112,7 +112,7 @@ func (p *Pool) Get(ctx context.Context, r Request) (*Conn, error) {
 			return c, nil
 		}
 	}
-	c, err := p.connect(ctx, r, false)
+	c, err := p.open(ctx, r, false)
 	if err != nil {
 		p.mu.Lock()
 		p.failed++
@@ -132,7 +132,7 @@ func (p *Pool) Get(ctx context.Context, r Request) (*Conn, error) {
 // if it succeeds. Its PROXY header is the one of a probe (version 1: its own
 // address at both ends; version 2: LOCAL). It counts nowhere, and Put closes it.
 func (p *Pool) DialProbe(ctx context.Context) (*Conn, error) {
-	return p.connect(ctx, Request{}, true)
+	return p.open(ctx, Request{}, true)
 }
 
 // Stats returns counts that belong together.

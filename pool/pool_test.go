@@ -499,7 +499,7 @@ func TestRefusedAddressIsHeldDownForAllBackends(t *testing.T) {
 		_, err = p.Get(t.Context(), Request{})
 		wantKind(t, err, Refused, true)
 		n.set("10.0.0.1:80", nil)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		get(t, p).Discard()
 		get(t, q).Discard()
 		p.Release()
@@ -549,7 +549,7 @@ func TestLocalFaultHoldsForASecondAndIsCounted(t *testing.T) {
 				time.Sleep(time.Second - 1)
 				_, err = p.Get(t.Context(), Request{})
 				wantKind(t, err, Local, true)
-				time.Sleep(1)
+				time.Sleep(time.Nanosecond)
 				_, err = p.Get(t.Context(), Request{})
 				wantKind(t, err, Local, false)
 				if got := m.LocalFaults(); got != 2 {
