@@ -70,7 +70,7 @@ type Exchange struct {
 	idempotent bool
 	upgrade    bool // an upgrade was asked for, and was sent on
 	clientKept bool // client holds the client's address
-	built      bool // Request is made, but for Host
+	built      bool // Request is made, but for what the backend decides
 	closing    bool // the client's connection ends with this answer
 	fresh      bool // no reused connection any more
 	reused     bool
@@ -80,7 +80,6 @@ type Exchange struct {
 	bodyGone   bool // part of the body cannot be sent again
 
 	requestID []byte
-	host      int // index of Host in Request.Fields
 	scratch   []byte
 	nominated nominated
 }
@@ -320,6 +319,13 @@ func (x *Exchange) Failure() Kind { return x.failure }
 
 // RequestID is the value of X-Request-Id.
 func (x *Exchange) RequestID() []byte { return x.requestID }
+
+// Head says whether the method is HEAD.
+func (x *Exchange) Head() bool { return x.head }
+
+// Withdraw tells that the head handed out at Answer was not sent, so that what
+// went wrong can still be told.
+func (x *Exchange) Withdraw() { x.sentHead = false }
 
 // ClientMinor is the minor version of HTTP/1 that the client speaks.
 func (x *Exchange) ClientMinor() uint8 { return x.minor }

@@ -14,7 +14,7 @@ import (
 func (x *Exchange) build() {
 	x.built = true
 	in, out := x.in, &x.Request
-	fields := append(out.Fields[:0], message.Field{}) // for Host
+	fields := out.Fields[:0]
 	*out = message.Request{
 		Method: in.Method, Target: in.Target, Major: 1, Minor: 1,
 		Length: in.Length, Expect100: in.Expect100 && x.minor > 0,
@@ -32,7 +32,7 @@ func (x *Exchange) build() {
 	var proto, host, forwarded, chain bool
 	for i := range in.Fields {
 		f := &in.Fields[i]
-		if hop(f.ID) {
+		if hop(f.ID) && (f.ID != message.ContentLength || in.Length != 0) {
 			continue
 		}
 		switch f.ID {
@@ -157,7 +157,7 @@ func (x *Exchange) appendForwarded() {
 	x.scratch = append(append(b, ";proto="...), x.peer.proto...)
 }
 
-// setBackend fills in what the backend decides.
+// setBackend fills in what the backend decides. Host is written from Authority.
 func (x *Exchange) setBackend() {
 	host := x.in.Authority
 	switch {
@@ -167,7 +167,6 @@ func (x *Exchange) setBackend() {
 		host = text(x.def.HostHeader)
 	}
 	x.Request.Authority = host
-	x.Request.Fields[0] = message.New(message.Host, host)
 	x.Request.Close = x.def.NoReuse
 }
 

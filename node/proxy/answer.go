@@ -1,0 +1,195 @@
+package proxy
+
+import (
+	"io"
+
+	"roster/exchange"
+	"roster/http1"
+	"roster/message"
+)
+
+// copyBelow is the size up to which bytes of a body are copied behind the head,
+// rather than sent from where they are as a second piece.
+const copyBelow = 4 << 10
+
+// sendAnswer sends the answer whose head was received, and its body as it comes.
+// done says that it was sent as a whole; otherwise step goes on.
+func (c *client) sendAnswer() (step exchange.Step, done bool) {
+	x := &c.x
+	chunked := x.Response.Length == message.Unknown && x.ClientMinor() > 0
+	c.status = x.Response.Status
+	c.answerBody.Reset(c.answer.Length)
+	c.out = http1.AppendResponse(c.out[:0], &x.Response, x.ClientMinor())
+	for sent := false; ; sent = true {
+		direct, done, err := c.takeAnswer(chunked)
+		switch {
+		case err != nil && !sent:
+			x.Withdraw()
+			c.status = 0
+			f := badRequest(err)
+			f.Kind = exchange.BadAnswer
+			return c.fail(f), false
+		case err != nil:
+			return c.fail(exchange.Failure{Kind: exchange.Truncated}), false
+		case done:
+			// Before the last byte leaves: who has it may count on the slot.
+			c.finishBackend()
+		}
+		switch {
+		case len(direct) == 0 && len(c.out) > 0:
+			err = c.write(c.out)
+		case len(c.out) == 0 && len(direct) > 0:
+			err = c.write(direct)
+		case len(direct) > 0:
+			err = c.write2(c.out, direct)
+		}
+		if err != nil {
+			return c.fail(exchange.Failure{Kind: exchange.ClientGone}), false
+		}
+		if done {
+			return 0, true
+		}
+		c.out = c.out[:0]
+		if f := c.receiveAnswer(chunked); f.Kind != exchange.None {
+			return c.fail(f), false
+		}
+	}
+}
+
+// takeAnswer takes what was received of the answer's body: small pieces, and
+// those that need framing, to c.out; a large one as direct, to be sent after it.
+func (c *client) takeAnswer(chunked bool) (direct []byte, done bool, err error) {
+	for {
+		data, n, event, err := c.answerBody.Next(c.back.unread())
+		c.back.r += n
+		switch {
+		case err != nil:
+			return nil, false, err
+		case event == http1.More && c.answerEnded, event == http1.End:
+			if chunked {
+				c.out = http1.AppendLastChunk(c.out, exchange.Trailers(c.answerBody.Trailers()))
+			}
+			return direct, true, nil
+		case event == http1.More:
+			return direct, false, nil
+		case chunked:
+			c.out = appendChunk(c.out, data)
+		case len(data) < copyBelow || c.answer.Length == message.Unknown:
+			c.out = append(c.out, data...)
+		default:
+			direct = data // all there is: the body has no framing of its own
+		}
+	}
+}
+
+// receiveAnswer receives more of the answer's body, or passes a long one on.
+func (c *client) receiveAnswer(chunked bool) exchange.Failure {
+	c.armBackend(c.timeouts.BetweenBytes)
+	left := c.answerBody.Remaining()
+	if !chunked && c.answer.Length > 0 && left > spliceAbove {
+		if done, f := c.spliceAnswer(left - spliceRest); done {
+			return f
+		}
+	}
+	if left > smallBuffer || c.back.w == len(c.back.b) {
+		c.back.grow(largeBuffer)
+	}
+	n, err := c.link.Read(c.back.room())
+	c.back.w += n
+	switch {
+	case err == nil || n > 0:
+		return exchange.Failure{}
+	case err == io.EOF && c.answerBody.EOF() == nil:
+		c.answerEnded = true
+		return exchange.Failure{}
+	}
+	return exchange.Failure{Kind: exchange.Truncated}
+}
+
+// finishBackend ends what the request had of its backend, the answer being here
+// as a whole.
+func (c *client) finishBackend() {
+	reuse := !c.answer.Close && !c.x.Request.Close && c.back.empty()
+	if u := c.upload; u != nil {
+		c.stopUpload()
+		reuse = reuse && u.complete
+	}
+	if class := c.answer.Status/100 - 1; class < len(c.picked.Runtime.Responses) {
+		c.picked.Runtime.Responses[class].Add(1)
+	}
+	c.dropBackend(reuse)
+}
+
+// dropBackend gives connection and slot back.
+func (c *client) dropBackend(reuse bool) {
+	waited := c.endWait()
+	if link := c.link; link != nil {
+		c.link = nil
+		if reuse && waited {
+			link.Put()
+		} else {
+			link.Discard()
+		}
+	}
+	c.release()
+}
+
+// discard gives up the connection, but not the slot.
+func (c *client) discard() {
+	c.endWait()
+	if link := c.link; link != nil {
+		c.link = nil
+		link.Discard()
+	}
+}
+
+// release gives the slot back.
+func (c *client) release() {
+	if c.held {
+		c.held = false
+		c.picked.Runtime.Release()
+	}
+}
+
+// reply sends an answer that the exchange made.
+func (c *client) reply() verdict {
+	x := &c.x
+	c.status = x.Response.Status
+	c.out = http1.AppendResponse(c.out[:0], &x.Response, x.ClientMinor())
+	var err error
+	if len(x.Body) < copyBelow {
+		c.out = append(c.out, x.Body...)
+		err = c.write(c.out)
+	} else {
+		err = c.write2(c.out, x.Body)
+	}
+	if err != nil {
+		x.Failed(exchange.Failure{Kind: exchange.ClientGone})
+		return c.cut()
+	}
+	return c.finish()
+}
+
+// finish ends a request that was answered.
+func (c *client) finish() verdict {
+	x := &c.x
+	c.shard.record(c.status, x.Failure(), c.p.now()-c.began)
+	if !x.Response.Close {
+		return more
+	}
+	// Closing while bytes of the client's are unread, or on their way, is a reset
+	// that may overtake the answer.
+	if !c.whole && (c.upload == nil || !c.upload.read.Load()) || !c.in.empty() {
+		c.ending = linger
+	}
+	return over
+}
+
+// cut ends a request that was not answered, or not as a whole.
+func (c *client) cut() verdict {
+	c.shard.record(c.status, c.x.Failure(), c.p.now()-c.began)
+	if c.x.Reset() {
+		c.ending = reset
+	}
+	return over
+}

@@ -1,0 +1,411 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"roster/exchange"
+	"roster/http1"
+	"roster/message"
+	"roster/pool"
+)
+
+// client is one connection from a client. All of it but what the watch needs
+// belongs to the connection's goroutine.
+type client struct {
+	p     *Proxy
+	l     *listener
+	shard *shard
+	conn  net.Conn
+	tcp   *net.TCPConn    // conn, if it is one
+	raw   syscall.RawConn // its socket, nil if it is read through conn
+	ready func(fd uintptr) bool
+
+	peer          exchange.Peer
+	remote, local netip.AddrPort // not valid for a socket
+
+	*work                          // nil while there is nothing to serve
+	headSince        time.Duration // the first byte of an incomplete head, else 0
+	reading, writing alarm
+	verdict          verdict // of receive
+	last             bool    // wait no more: serve what is there and end
+	ending           ending
+	sharp            bool // TCP_USER_TIMEOUT is set
+
+	// For the watch, and whoever ends the connection from outside.
+	next, prev *client // of Proxy.mu
+	state      atomic.Int64
+	waitingOn  atomic.Pointer[pool.Conn]
+	aborted    atomic.Bool
+	ctx        context.Context // of what requests wait for
+	cancel     context.CancelFunc
+}
+
+// work is the memory that serves requests, taken when there are bytes to look at
+// and given back when a connection is idle.
+type work struct {
+	in   buffer // from the client
+	back buffer // from the backend
+	out  []byte // heads, and what is sent with them
+	bufs net.Buffers
+	vec  [2][]byte
+
+	parser     http1.Parser // of requests
+	answers    http1.Parser
+	request    message.Request
+	answer     message.Response // the backend's
+	body       http1.Body       // of the request
+	answerBody http1.Body
+	x          exchange.Exchange
+	pipe       io.LimitedReader
+	try
+}
+
+// verdict is what a connection goes on with.
+type verdict uint8
+
+const (
+	more  verdict = iota // wait for more bytes
+	aside                // a request that itself reads from the client: not inside the wait
+	over                 // end the connection
+)
+
+// ending is how a connection ends.
+type ending uint8
+
+const (
+	plain  ending = iota
+	linger        // after reading what the client still sends
+	reset         // with a reset, so that the client cannot take the end for the answer's
+)
+
+// alarm is a deadline that is armed, and one that is wanted. As long as the
+// armed one is not later, it stays: arming costs more than firing early at times.
+type alarm struct{ armed, want time.Duration } // by Proxy.now, 0: none
+
+var works = sync.Pool{New: func() any { return new(work) }}
+
+// serve runs the connection until its end.
+func (c *client) serve() {
+	defer c.p.closed(c)
+	defer c.end()
+	v := more
+	for v != over {
+		switch v {
+		case more:
+			v = c.wait()
+		case aside:
+			if v = c.exchange(); v == more {
+				v = c.feed()
+			}
+		}
+	}
+}
+
+// end closes the connection, also after a panic, which ends no more than this.
+func (c *client) end() {
+	if r := recover(); r != nil {
+		c.p.config.Logger.Error("panic while serving a connection", "client", c.remote, "panic", r, "stack", string(debug.Stack()))
+		c.ending = reset
+		if c.work != nil {
+			c.stopUpload()
+			c.dropBackend(false)
+			c.work = nil // it may be in any state
+		}
+	}
+	c.cancel()
+	switch c.ending {
+	case linger:
+		c.linger()
+	case reset:
+		if c.tcp != nil {
+			c.tcp.SetLinger(0)
+		}
+	}
+	c.conn.Close()
+	c.giveWork()
+}
+
+// wait receives, and serves what it can, until the verdict is another than more.
+func (c *client) wait() verdict {
+	for {
+		var err error
+		if c.raw != nil {
+			if err = c.raw.Read(c.ready); err == nil {
+				return c.verdict
+			}
+		} else if err = c.receiveAny(); err == nil {
+			return c.verdict
+		}
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			return over // the other side's end, or ours
+		}
+		switch now := c.p.now(); {
+		case c.p.ending.Load() && c.headSince == 0:
+			// One more look, for a request may have come at the same moment.
+			c.last = true
+			c.setRead(now + c.p.config.HeadTimeout)
+		case now < c.reading.want:
+			c.setRead(c.reading.want)
+		case c.headSince != 0:
+			return c.refuse(exchange.Failure{Kind: exchange.ClientTimeout})
+		default:
+			return over
+		}
+	}
+}
+
+// receive is called when the socket may be readable, and returns true with a
+// verdict that ends the wait. Requests are served inside: the runtime notes what
+// becomes readable meanwhile, so that no read has to find nothing.
+func (c *client) receive(fd uintptr) bool {
+	for {
+		c.takeWork()
+		room := c.in.room()
+		n, again, err := rawRead(fd, room)
+		switch {
+		case err != nil:
+			c.verdict = over
+			return true
+		case again:
+			return c.rest()
+		}
+		c.state.Store(busy)
+		c.shard.received.Add(uint64(n))
+		c.in.w += n
+		if c.verdict = c.feed(); c.verdict != more {
+			return true
+		}
+		if n < len(room) {
+			if c.rest() {
+				return true
+			}
+			c.startIdle()
+			return false
+		}
+	}
+}
+
+// receiveAny is receive for a connection without a socket.
+func (c *client) receiveAny() error {
+	for {
+		if c.rest() {
+			return nil
+		}
+		c.takeWork()
+		n, err := c.conn.Read(c.in.room())
+		if n == 0 && err != nil {
+			return err
+		}
+		c.shard.received.Add(uint64(n))
+		c.in.w += n
+		if c.verdict = c.feed(); c.verdict != more {
+			return nil
+		}
+	}
+}
+
+// rest prepares for a wait for more bytes. It is true if there is nothing to wait
+// for.
+func (c *client) rest() bool {
+	if c.in.empty() && c.headSince == 0 {
+		c.giveWork()
+		c.armRead(c.p.now() + c.p.config.IdleTimeout)
+	} else {
+		c.armRead(c.headSince + c.p.config.HeadTimeout)
+	}
+	if c.headSince == 0 && (c.last || c.p.ending.Load()) {
+		c.verdict = over
+		return true
+	}
+	return false
+}
+
+// feed serves the requests in the buffer.
+func (c *client) feed() verdict {
+	for !c.in.empty() {
+		n, err := c.parser.Request(c.in.unread(), &c.request)
+		if err != nil {
+			return c.refuse(badRequest(err))
+		}
+		if n == 0 {
+			if c.headSince == 0 {
+				c.headSince = c.p.now()
+			}
+			return more
+		}
+		c.headSince = 0
+		c.in.r += n
+		c.begin()
+		if !c.whole || c.request.Upgrade != nil {
+			return aside
+		}
+		if v := c.exchange(); v != more {
+			return v
+		}
+	}
+	return more
+}
+
+func badRequest(err error) exchange.Failure {
+	f := exchange.Failure{Kind: exchange.BadRequest}
+	var e *http1.Error
+	if errors.As(err, &e) {
+		f.Status, f.Type, f.Text = e.Status, e.Type, e.Msg
+	}
+	return f
+}
+
+// refuse answers what is no request, and ends the connection.
+func (c *client) refuse(f exchange.Failure) verdict {
+	c.try = try{chunks: c.chunks[:0], began: c.p.now()}
+	c.x.Refuse(c.p.policy, &c.peer, f)
+	return c.reply()
+}
+
+func (c *client) takeWork() {
+	if c.work == nil {
+		c.work = works.Get().(*work)
+		c.in.take()
+		c.parser.Limits, c.answers.Limits = c.p.config.Limits, c.p.config.Limits
+		c.answerBody.Response = true
+	}
+}
+
+func (c *client) giveWork() {
+	w := c.work
+	if w == nil {
+		return
+	}
+	c.work = nil
+	w.in.free()
+	w.back.free()
+	if cap(w.out) > smallBuffer {
+		w.out = nil
+	}
+	if cap(w.chunks) > smallBuffer {
+		w.chunks = nil
+	}
+	const usualFields = 64
+	w.request.Reset()
+	w.answer.Reset()
+	if cap(w.request.Fields) > usualFields {
+		w.request.Fields = nil
+	}
+	if cap(w.answer.Fields) > usualFields {
+		w.answer.Fields = nil
+	}
+	w.parser.Reset()
+	w.answers.Reset()
+	w.body.Reset(0)
+	w.answerBody.Reset(0)
+	w.x.Shrink()
+	w.try = try{chunks: w.chunks[:0]}
+	w.vec = [2][]byte{}
+	w.bufs = nil
+	w.pipe = io.LimitedReader{}
+	works.Put(w)
+}
+
+// armRead sets the time until which reads wait.
+func (c *client) armRead(at time.Duration) {
+	c.reading.want = at
+	if c.reading.armed == 0 || c.reading.armed > at {
+		c.setRead(at)
+	}
+}
+
+func (c *client) setRead(at time.Duration) {
+	c.reading = alarm{at, at}
+	c.conn.SetReadDeadline(c.p.start.Add(at))
+}
+
+// write sends b to the client, which has WriteTimeout to accept some of it.
+func (c *client) write(b []byte) error {
+	for {
+		c.armWrite()
+		n, err := c.conn.Write(b)
+		c.shard.sent.Add(uint64(n))
+		b = b[n:]
+		if err == nil || !c.early(err, n > 0) {
+			return err
+		}
+	}
+}
+
+// write2 sends two pieces in one system call.
+func (c *client) write2(a, b []byte) error {
+	c.vec = [2][]byte{a, b}
+	c.bufs = c.vec[:]
+	for {
+		c.armWrite()
+		n, err := c.bufs.WriteTo(c.conn)
+		c.shard.sent.Add(uint64(n))
+		if err == nil || !c.early(err, n > 0) {
+			return err
+		}
+	}
+}
+
+func (c *client) armWrite() {
+	at := c.p.now() + c.p.config.WriteTimeout
+	c.writing.want = at
+	if c.writing.armed == 0 {
+		c.setWrite(at)
+	}
+}
+
+func (c *client) setWrite(at time.Duration) {
+	c.writing.armed = at
+	c.conn.SetWriteDeadline(c.p.start.Add(at))
+}
+
+// early tells if a write's timeout came before its time, or after the client
+// took something: then the write goes on.
+func (c *client) early(err error, progress bool) bool {
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		return false
+	}
+	now := c.p.now()
+	if progress {
+		c.writing.want = now + c.p.config.WriteTimeout
+	} else if now >= c.writing.want {
+		return false
+	}
+	c.setWrite(c.writing.want)
+	return true
+}
+
+// How long the end of a connection is put off for what the client still sends:
+// nginx's lingering_timeout, and a bound to the bytes.
+const (
+	lingerTime  = 5 * time.Second
+	lingerBytes = 8 << 20
+)
+
+// linger closes our side and reads until the client has closed its own: closing
+// with bytes unread is a reset, which may overtake the answer.
+func (c *client) linger() {
+	half, ok := c.conn.(interface{ CloseWrite() error })
+	if !ok || half.CloseWrite() != nil {
+		return
+	}
+	c.takeWork()
+	c.conn.SetReadDeadline(time.Now().Add(lingerTime))
+	for total := 0; total < lingerBytes; {
+		n, err := c.conn.Read(c.in.b)
+		if err != nil {
+			return
+		}
+		total += n
+	}
+}

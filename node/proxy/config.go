@@ -1,0 +1,86 @@
+package proxy
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/hashicorp/go-multierror"
+
+	"roster/exchange"
+	"roster/http1"
+	"roster/node/table"
+)
+
+// Config is what a Proxy needs. Table is required.
+type Config struct {
+	// Table returns the newest table. It is called once per request, and the
+	// request knows no other.
+	Table func() *table.Table
+	// Await returns nil once Table's result has seen a revision, or ctx's error. It
+	// may be nil if Exchange.MinRevisionWait is 0.
+	Await func(ctx context.Context, revision int64) error
+	// Exchange is the policy.
+	Exchange exchange.Config
+	// Limits bound the heads of requests and answers.
+	Limits http1.Limits
+	// Logger gets what is wrong with listeners, and panics. Nil means slog.Default.
+	Logger *slog.Logger
+
+	// IdleTimeout is how long a connection may be without a request. Zero means
+	// 60s, near what nginx (75s) and browsers use. Less saves memory, more saves
+	// clients handshakes.
+	IdleTimeout time.Duration
+	// HeadTimeout is how long a request's head may take from its first byte to its
+	// last, so that slow heads do not pile up. Zero means 15s.
+	HeadTimeout time.Duration
+	// BodyTimeout is the longest silence within a request's body. Zero means 30s.
+	BodyTimeout time.Duration
+	// WriteTimeout is how long a client may take to accept any byte of the answer.
+	// Zero means 60s, as nginx's send_timeout.
+	WriteTimeout time.Duration
+}
+
+// Validate reports all values that cannot be meant.
+func (c Config) Validate() error {
+	var errs *multierror.Error
+	check := func(ok bool, format string, args ...any) {
+		if !ok {
+			errs = multierror.Append(errs, fmt.Errorf(format, args...))
+		}
+	}
+	check(c.Table != nil, "no Table")
+	check(c.Await != nil || c.Exchange.MinRevisionWait == 0, "no Await, want one to wait for revisions")
+	for _, t := range []struct {
+		name string
+		d    time.Duration
+	}{
+		{"idle", c.IdleTimeout}, {"head", c.HeadTimeout}, {"body", c.BodyTimeout}, {"write", c.WriteTimeout},
+	} {
+		check(t.d >= 0, "%s timeout is %v, want 0 (the default) or more", t.name, t.d)
+	}
+	if err := c.Exchange.Validate(); err != nil {
+		errs = multierror.Append(errs, err)
+	}
+	return errs.ErrorOrNil()
+}
+
+func (c Config) withDefaults() Config {
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	fill := func(d *time.Duration, is time.Duration) {
+		if *d == 0 {
+			*d = is
+		}
+	}
+	fill(&c.IdleTimeout, 60*time.Second)
+	fill(&c.HeadTimeout, 15*time.Second)
+	fill(&c.BodyTimeout, 30*time.Second)
+	fill(&c.WriteTimeout, 60*time.Second)
+	if c.Limits.MaxHead == 0 {
+		c.Limits.MaxHead = 64 << 10
+	}
+	return c
+}

@@ -1,0 +1,39 @@
+// Package proxy is the data plane in goroutines: it serves clients on listeners
+// and passes their requests to backends. What is done to a request is package
+// exchange's, what its bytes mean is package http1's; this package moves them.
+//
+// Serve runs a listener. Drain ends all of them in good order; the end of Serve's
+// context ends one at once.
+//
+// # One connection
+//
+// A connection has one goroutine. Without a request it holds no buffer: it waits
+// for the socket to become readable, and only then takes the memory to serve. A
+// request that is in memory as a whole is served without leaving that wait, so
+// that neither the client's nor the backend's socket is read before there is
+// something to read: a request costs a read and a write on either side, and no
+// call beyond those four but the pool's look at the idle connection.
+//
+// A second goroutine exists only while a request's body streams, so that an
+// answer may come before its end, and in tunnels.
+//
+// # What a client can rely on
+//
+// The answer is whole, or visibly not: a failure after the head went out closes
+// the connection short of the announced length, before the last chunk, or, where
+// closing would say that all is well, with a reset. Requests of a pipeline are
+// answered in their order. After a request that cannot be understood the
+// connection ends; what the client still sends is read for a while, so that the
+// answer is not lost in a reset.
+//
+// # What a backend can rely on
+//
+// A request is whole or cut off, never ended early in good form. When the client
+// has gone, its request is cancelled within half a second.
+//
+// # Bounds
+//
+// Bodies stream: a request holds at most one buffer of 64 KiB for each direction
+// whatever its size, and whoever reads slowly slows the sender down. Each wait has
+// a timeout: Config's for clients, the definition's for backends.
+package proxy

@@ -1,0 +1,249 @@
+package proxy
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"roster/node/table"
+	"roster/pool"
+	"roster/store"
+	"roster/watcher"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// patience is how long a test waits for what must happen.
+const patience = 10 * time.Second
+
+// rig is a proxy on loopback with the definitions of one test.
+type rig struct {
+	*Proxy
+	t       testing.TB
+	addr    string
+	applier *table.Applier
+	pools   *pool.Manager
+	rev     int64
+}
+
+// definitions are keys and values, as they would be in etcd; {name} stands for
+// the address of the origin of the name.
+type definitions map[string]string
+
+func newRig(t testing.TB, c Config, defs definitions) *rig {
+	t.Helper()
+	r := &rig{t: t, pools: pool.New(pool.Config{Rules: pool.Rules{}})}
+	r.applier = table.NewApplier(r.pools)
+	r.apply(defs)
+	c.Table = r.applier.Current
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if err := c.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	r.Proxy = New(c)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.addr = ln.Addr().String()
+	ctx, cancel := context.WithCancel(context.Background())
+	var done sync.WaitGroup
+	done.Go(func() {
+		if err := r.Serve(ctx, ln); err != nil {
+			t.Errorf("Serve: %v", err)
+		}
+	})
+	done.Go(func() { r.pools.Run(ctx) })
+	t.Cleanup(func() {
+		cancel()
+		done.Wait()
+	})
+	return r
+}
+
+func (r *rig) apply(defs definitions) {
+	r.t.Helper()
+	r.rev++
+	change := watcher.Change{Revision: r.rev}
+	for k, v := range defs {
+		key, ok := store.ParseKey(k)
+		if !ok {
+			r.t.Fatalf("key %s", k)
+		}
+		def, _, err := store.Decode(key, []byte(v), store.Reject)
+		if err != nil {
+			r.t.Fatalf("%s: %v", k, err)
+		}
+		change.Puts = append(change.Puts, watcher.Item{Key: key, CreateRevision: r.rev, ModRevision: r.rev, Definition: def})
+	}
+	r.applier.Apply(change)
+}
+
+// dial connects to the proxy.
+func (r *rig) dial() *peer { return dial(r.t, r.addr) }
+
+// exchange sends raw bytes on a connection of their own and returns all that
+// comes back until the proxy closes it.
+func (r *rig) exchange(raw string) string {
+	r.t.Helper()
+	c := r.dial()
+	c.send(raw)
+	return c.rest()
+}
+
+// peer is one end of a connection in a test. Every wait ends after patience.
+type peer struct {
+	t testing.TB
+	net.Conn
+	r *bufio.Reader
+}
+
+func dial(t testing.TB, addr string) *peer {
+	t.Helper()
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newPeer(t, conn)
+}
+
+func newPeer(t testing.TB, conn net.Conn) *peer {
+	conn.SetDeadline(time.Now().Add(patience))
+	t.Cleanup(func() { conn.Close() })
+	return &peer{t, conn, bufio.NewReader(conn)}
+}
+
+func (p *peer) send(raw string) {
+	p.t.Helper()
+	if _, err := io.WriteString(p.Conn, raw); err != nil {
+		p.t.Errorf("send %.40q: %v", raw, err)
+	}
+}
+
+// until reads up to and with an ending.
+func (p *peer) until(end string) string {
+	var b bytes.Buffer
+	for !strings.HasSuffix(b.String(), end) {
+		c, err := p.r.ReadByte()
+		if err != nil {
+			p.t.Errorf("read %.200q, then %v, want %q", b.String(), err, end)
+			return b.String()
+		}
+		b.WriteByte(c)
+	}
+	return b.String()
+}
+
+// head reads a head.
+func (p *peer) head() string { p.t.Helper(); return p.until("\r\n\r\n") }
+
+// take reads n bytes.
+func (p *peer) take(n int) string {
+	p.t.Helper()
+	b := make([]byte, n)
+	if m, err := io.ReadFull(p.r, b); err != nil {
+		p.t.Errorf("read %d of %d bytes, then %v", m, n, err)
+	}
+	return string(b)
+}
+
+// rest reads all there is until the end, an error among it.
+func (p *peer) rest() string {
+	p.t.Helper()
+	b, err := io.ReadAll(p.r)
+	if err != nil {
+		return string(b) + fmt.Sprintf("<%v>", bare(err))
+	}
+	return string(b)
+}
+
+func bare(err error) string {
+	s := err.Error()
+	return s[strings.LastIndex(s, ": ")+1:]
+}
+
+// origin is a backend that a test plays itself: accept returns its next
+// connection.
+type origin struct {
+	t  testing.TB
+	ln net.Listener
+}
+
+func newOrigin(t testing.TB) *origin {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	return &origin{t, ln}
+}
+
+func (o *origin) addr() string { return o.ln.Addr().String() }
+
+// backend is the origin's definition, with more fields if given.
+func (o *origin) backend(more ...string) string {
+	return fmt.Sprintf(`{"host": %q%s}`, o.addr(), strings.Join(append([]string{""}, more...), ", "))
+}
+
+func (o *origin) accept() *peer {
+	o.t.Helper()
+	o.ln.(*net.TCPListener).SetDeadline(time.Now().Add(patience))
+	conn, err := o.ln.Accept()
+	if err != nil {
+		o.t.Fatalf("origin: %v", err)
+	}
+	return newPeer(o.t, conn)
+}
+
+// quiet fails if somebody connects although nobody should, within a moment.
+func (o *origin) quiet() {
+	o.t.Helper()
+	o.ln.(*net.TCPListener).SetDeadline(time.Now().Add(50 * time.Millisecond))
+	if conn, err := o.ln.Accept(); err == nil {
+		conn.Close()
+		o.t.Error("origin got a connection, want none")
+	}
+}
+
+// serve plays the origin with the same answer to every request that has no body.
+func (o *origin) serve(answer string) {
+	go func() {
+		for {
+			conn, err := o.ln.Accept()
+			if err != nil {
+				return
+			}
+			o.t.Cleanup(func() { conn.Close() })
+			go func() {
+				r := bufio.NewReader(conn)
+				for {
+					for {
+						line, err := r.ReadString('\n')
+						if err != nil {
+							return
+						}
+						if line == "\r\n" {
+							break
+						}
+					}
+					if _, err := io.WriteString(conn, answer); err != nil {
+						return
+					}
+				}
+			}()
+		}
+	}()
+}

@@ -1,0 +1,267 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"roster/exchange"
+)
+
+// Proxy serves clients. Its methods may be called from any goroutine.
+type Proxy struct {
+	config   Config
+	policy   *exchange.Policy
+	start    time.Time    // of the clock, see now
+	draining atomic.Bool  // each answer is the last of its connection
+	ending   atomic.Bool  // so is each wait for a request
+	tick     atomic.Int64  // of the watch over clients
+	wake     chan struct{} // tells the watch of the first connection
+	shards   [shards]shard
+
+	mu        sync.Mutex
+	first     *client // all connections, linked by next and prev
+	count     int
+	accepted  uint64
+	listeners map[*listener]struct{}
+	drained   chan struct{} // closed by Drain
+	serving   int           // calls of Serve; while there are any, the watch runs
+	watching  *sync.WaitGroup
+	endWatch  context.CancelFunc
+}
+
+// listener is one call of Serve.
+type listener struct {
+	net.Listener
+	clients sync.WaitGroup
+}
+
+// New returns a Proxy for a config that is valid. It starts nothing.
+func New(c Config) *Proxy {
+	c = c.withDefaults()
+	p := &Proxy{
+		config:    c,
+		policy:    exchange.New(c.Exchange),
+		start:     time.Now(),
+		listeners: make(map[*listener]struct{}),
+		drained:   make(chan struct{}),
+		wake:      make(chan struct{}, 1),
+	}
+	p.tick.Store(1)
+	return p
+}
+
+// now is the Proxy's clock: monotonic, never zero.
+func (p *Proxy) now() time.Duration { return time.Since(p.start) + 1 }
+
+// Serve accepts connections until ctx ends or Drain is called, and returns when
+// all of them have ended: at once in the first case, cutting requests off; after
+// their requests in the second. Either way it closes ln and returns nil; another
+// error of ln it returns.
+func (p *Proxy) Serve(ctx context.Context, ln net.Listener) error {
+	l := &listener{Listener: ln}
+	defer p.begin(l)()
+	stop := context.AfterFunc(ctx, func() { p.abort(l) })
+	err := p.accept(l)
+	ln.Close()
+	l.clients.Wait()
+	stop()
+	if ctx.Err() != nil || p.isDrained() {
+		return nil
+	}
+	return err
+}
+
+// begin registers a listener, and returns what takes it off the register.
+func (p *Proxy) begin(l *listener) (end func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.listeners[l] = struct{}{}
+	if p.serving++; p.serving == 1 {
+		var ctx context.Context
+		ctx, p.endWatch = context.WithCancel(context.Background())
+		p.watching = new(sync.WaitGroup)
+		p.watching.Go(func() { p.watch(ctx) })
+	}
+	return func() {
+		p.mu.Lock()
+		delete(p.listeners, l)
+		p.serving--
+		last, cancel, watching := p.serving == 0, p.endWatch, p.watching
+		p.mu.Unlock()
+		if last {
+			cancel()
+			watching.Wait()
+		}
+	}
+}
+
+func (p *Proxy) isDrained() bool {
+	select {
+	case <-p.drained:
+		return true
+	default:
+		return false
+	}
+}
+
+// accept starts connections until the listener fails for good.
+func (p *Proxy) accept(l *listener) error {
+	var pause time.Duration
+	for {
+		conn, err := l.Accept()
+		if err == nil {
+			pause = 0
+			go p.open(l, conn).serve()
+			continue
+		}
+		if errors.Is(err, net.ErrClosed) || isTimeout(err) && p.isDrained() {
+			return err
+		}
+		var temporary interface{ Temporary() bool }
+		if !errors.As(err, &temporary) || !temporary.Temporary() {
+			return err
+		}
+		// No descriptors, mostly: the queue keeps the clients until some end.
+		pause = min(max(2*pause, 5*time.Millisecond), time.Second)
+		p.config.Logger.Error("accept", "listener", l.Addr(), "error", err, "pause", pause)
+		select {
+		case <-time.After(pause):
+		case <-p.drained:
+			return err
+		}
+	}
+}
+
+// open registers a connection.
+func (p *Proxy) open(l *listener, conn net.Conn) *client {
+	c := &client{p: p, l: l, conn: conn}
+	c.ready = c.receive
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	c.tcp, _ = conn.(*net.TCPConn)
+	c.raw = rawConn(conn)
+	c.remote, c.local = addrPort(conn.RemoteAddr()), addrPort(conn.LocalAddr())
+	c.peer = p.policy.Peer(c.remote.Addr(), false)
+
+	l.clients.Add(1)
+	p.mu.Lock()
+	c.shard = &p.shards[p.accepted%shards]
+	p.accepted++
+	if c.next = p.first; c.next != nil {
+		c.next.prev = c
+	}
+	p.first = c
+	p.count++
+	first := p.count == 1
+	p.mu.Unlock()
+
+	c.shard.accepted.Add(1)
+	if first {
+		select {
+		case p.wake <- struct{}{}:
+		default:
+		}
+	}
+	return c
+}
+
+// closed takes a connection off the register.
+func (p *Proxy) closed(c *client) {
+	p.mu.Lock()
+	if c.prev != nil {
+		c.prev.next = c.next
+	} else {
+		p.first = c.next
+	}
+	if c.next != nil {
+		c.next.prev = c.prev
+	}
+	p.count--
+	p.mu.Unlock()
+	c.l.clients.Done()
+}
+
+// each calls f with every connection. None can be taken off the register
+// meanwhile, and f must not block.
+func (p *Proxy) each(f func(*client)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for c := p.first; c != nil; c = c.next {
+		f(c)
+	}
+}
+
+// abort ends a listener and its connections at once.
+func (p *Proxy) abort(l *listener) {
+	l.Close()
+	p.each(func(c *client) {
+		if c.l == l {
+			c.abort()
+		}
+	})
+}
+
+// Retire makes each answer from now on the last of its connection, while new
+// connections are still accepted: it gives load balancers time to go elsewhere.
+func (p *Proxy) Retire() { p.draining.Store(true) }
+
+// Drain accepts what waits in the listeners' queues, closes them, ends
+// connections as soon as they are without a request, and returns when all have
+// ended. When ctx ends before, the rest is cut off and ctx's error returned.
+// Serve returns too. Calling it again waits again.
+func (p *Proxy) Drain(ctx context.Context) error {
+	p.Retire()
+	p.mu.Lock()
+	if !p.isDrained() {
+		close(p.drained)
+	}
+	all := make([]*listener, 0, len(p.listeners))
+	for l := range p.listeners {
+		all = append(all, l)
+	}
+	p.mu.Unlock()
+
+	for _, l := range all {
+		// The accept loop goes on until there was nothing to accept for a moment.
+		if d, ok := l.Listener.(interface{ SetDeadline(time.Time) error }); !ok || d.SetDeadline(time.Now().Add(queueTime)) != nil {
+			l.Close()
+		}
+	}
+	p.ending.Store(true)
+	p.each((*client).nudge)
+
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for _, l := range all {
+			l.clients.Wait()
+		}
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		for _, l := range all {
+			p.abort(l)
+		}
+		<-done
+		return ctx.Err()
+	}
+}
+
+// queueTime is how long a drained listener goes on to accept. A connection whose
+// handshake was under way when Drain was called is in the queue by then.
+const queueTime = 20 * time.Millisecond
+
+// addrPort is a TCP address, or the zero AddrPort for others.
+func addrPort(a net.Addr) netip.AddrPort {
+	if t, ok := a.(*net.TCPAddr); ok {
+		ap := t.AddrPort()
+		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+	}
+	return netip.AddrPort{}
+}

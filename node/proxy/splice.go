@@ -1,0 +1,56 @@
+package proxy
+
+import (
+	"io"
+	"time"
+
+	"roster/exchange"
+)
+
+const (
+	// spliceAbove is the rest of a body from which on moving it within the kernel
+	// is worth the pipe and two more calls.
+	spliceAbove = 128 << 10
+	// spliceRest is left for the ordinary way, which gives the slot back before it
+	// sends the last bytes.
+	spliceRest = 16 << 10
+)
+
+// spliceAnswer passes n bytes of the answer's body on without looking at them,
+// from socket to socket where the system can. It is not done if these are not
+// plain TCP connections.
+func (c *client) spliceAnswer(n int64) (done bool, f exchange.Failure) {
+	link := c.link.TCP()
+	if c.tcp == nil || link == nil || !c.sharpen() {
+		return false, f
+	}
+	c.conn.SetWriteDeadline(time.Time{})
+	c.writing = alarm{}
+	c.pipe = io.LimitedReader{R: link, N: n}
+	for c.pipe.N > 0 {
+		c.armBackend(c.timeouts.BetweenBytes)
+		moved, err := c.tcp.ReadFrom(&c.pipe)
+		c.answerBody.Skip(moved)
+		c.shard.sent.Add(uint64(moved))
+		switch {
+		case err == nil && c.pipe.N > 0:
+			return true, exchange.Failure{Kind: exchange.Truncated}
+		case err == nil:
+		case isTimeout(err) && (moved > 0 || !c.link.Expired(err)):
+			// A deadline that is kept since the pause before these bytes.
+		default:
+			return true, exchange.Failure{Kind: exchange.Truncated}
+		}
+	}
+	return true, f
+}
+
+// sharpen lets the system end the connection when the client takes nothing for
+// WriteTimeout. A deadline would not do: it may come while bytes are in the pipe
+// of a client that is slow but takes some, and those would be lost.
+func (c *client) sharpen() bool {
+	if !c.sharp {
+		c.sharp = setUserTimeout(c.raw, c.p.config.WriteTimeout)
+	}
+	return c.sharp
+}
