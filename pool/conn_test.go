@@ -68,6 +68,7 @@ func TestArmedDeadlinesAreTheNewest(t *testing.T) {
 		}
 
 		// Past Conn's own methods.
+		c.ArmWrite(time.Hour)
 		c.ArmRead(time.Second)
 		time.Sleep(500 * time.Millisecond)
 		c.ArmRead(time.Second)
