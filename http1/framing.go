@@ -88,8 +88,9 @@ func lastIsChunked(value []byte) bool {
 	if comma < 0 {
 		return false
 	}
+	first, _ := message.NextToken(value[:comma])
 	last, _ := message.NextToken(value[comma+1:])
-	return message.EqualFold(last, "chunked") && !message.HasToken(value[:comma], "chunked")
+	return len(first) > 0 && message.EqualFold(last, "chunked") && !message.HasToken(value[:comma], "chunked")
 }
 
 // parseLength reads digits and nothing else, below 2^63.
