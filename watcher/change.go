@@ -1,0 +1,54 @@
+package watcher
+
+import (
+	"time"
+
+	"roster/store"
+)
+
+// A Change is everything one etcd revision did to the definitions under the
+// prefix or, if Listed, the difference between a list of all of them and what
+// had been returned before.
+type Change struct {
+	// Revision is the one that did it, or that of the list. It is one of etcd's
+	// history as it is now, so it may be lower than that of the change before:
+	// then etcd was restored or replaced, and Listed is set.
+	Revision int64
+
+	// Puts and Deletes are sorted by key. They may both be empty in the first
+	// change and in one that only says that the revision went back.
+	Puts    []Item
+	Deletes []store.Key
+
+	// Listed says that this change comes from a list: it may sum up many revisions.
+	Listed bool
+
+	// Received is when etcd's message with the revision arrived, or when the list
+	// was complete; before any value of it was decoded.
+	Received time.Time
+}
+
+// An Item is one key after a change.
+type Item struct {
+	Key store.Key
+
+	// CreateRevision and ModRevision are of the version in effect; 0 without one.
+	CreateRevision int64
+	ModRevision    int64
+
+	// Definition is the version in effect, shared and never to be changed. Nil: the
+	// key has no valid version, so that it is absent although Rejected lists it.
+	Definition store.Definition
+
+	// Warnings are those of decoding Definition.
+	Warnings []string
+
+	// Rejected says that the newest value of the key is invalid. Nil: it is in effect.
+	Rejected *Rejection
+}
+
+// A Rejection says why the newest value of a key is not in effect.
+type Rejection struct {
+	Revision int64 // the mod revision of that value
+	Err      error // of store.Decode: everything that is wrong with it
+}
