@@ -328,6 +328,9 @@ func (c *client) head(n int, err error) exchange.Step {
 				if c.upload != nil && c.upload.read.Load() {
 					c.x.BodyRead()
 				}
+				if c.p.draining.Load() {
+					c.x.CloseClient()
+				}
 				step := c.x.Answered(&c.answer)
 				if step == exchange.Reply || step == exchange.Cut || step == exchange.Pick || step == exchange.Connect {
 					c.failed(step)

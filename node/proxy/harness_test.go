@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -246,4 +247,14 @@ func (o *origin) serve(answer string) {
 			}()
 		}
 	}()
+}
+
+// eventually waits until something is so.
+func eventually(t testing.TB, is func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !is(); runtime.Gosched() {
+		if time.Now().After(deadline) {
+			t.Fatal("still not so")
+		}
+	}
 }

@@ -16,9 +16,9 @@ import (
 type Proxy struct {
 	config   Config
 	policy   *exchange.Policy
-	start    time.Time    // of the clock, see now
-	draining atomic.Bool  // each answer is the last of its connection
-	ending   atomic.Bool  // so is each wait for a request
+	start    time.Time     // of the clock, see now
+	draining atomic.Bool   // each answer is the last of its connection
+	ending   atomic.Bool   // so is each wait for a request
 	tick     atomic.Int64  // of the watch over clients
 	wake     chan struct{} // tells the watch of the first connection
 	shards   [shards]shard
@@ -37,7 +37,7 @@ type Proxy struct {
 // listener is one call of Serve.
 type listener struct {
 	net.Listener
-	clients sync.WaitGroup
+	parts sync.WaitGroup // its accept loop and its connections
 }
 
 // New returns a Proxy for a config that is valid. It starts nothing.
@@ -64,11 +64,13 @@ func (p *Proxy) now() time.Duration { return time.Since(p.start) + 1 }
 // error of ln it returns.
 func (p *Proxy) Serve(ctx context.Context, ln net.Listener) error {
 	l := &listener{Listener: ln}
+	l.parts.Add(1)
 	defer p.begin(l)()
 	stop := context.AfterFunc(ctx, func() { p.abort(l) })
 	err := p.accept(l)
 	ln.Close()
-	l.clients.Wait()
+	l.parts.Done()
+	l.parts.Wait()
 	stop()
 	if ctx.Err() != nil || p.isDrained() {
 		return nil
@@ -147,7 +149,7 @@ func (p *Proxy) open(l *listener, conn net.Conn) *client {
 	c.remote, c.local = addrPort(conn.RemoteAddr()), addrPort(conn.LocalAddr())
 	c.peer = p.policy.Peer(c.remote.Addr(), false)
 
-	l.clients.Add(1)
+	l.parts.Add(1)
 	p.mu.Lock()
 	c.shard = &p.shards[p.accepted%shards]
 	p.accepted++
@@ -182,7 +184,7 @@ func (p *Proxy) closed(c *client) {
 	}
 	p.count--
 	p.mu.Unlock()
-	c.l.clients.Done()
+	c.l.parts.Done()
 }
 
 // each calls f with every connection. None can be taken off the register
@@ -238,7 +240,7 @@ func (p *Proxy) Drain(ctx context.Context) error {
 	go func() {
 		defer close(done)
 		for _, l := range all {
-			l.clients.Wait()
+			l.parts.Wait()
 		}
 	}()
 	select {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"sync/atomic"
+	"time"
 
 	"roster/exchange"
 	"roster/pool"
@@ -31,6 +32,10 @@ func (c *client) startUpload(awaited bool) {
 	go c.pump(u, c.link)
 }
 
+// lastWrite is how long the last write of a body may take after the backend's
+// answer has ended.
+const lastWrite = 20 * time.Millisecond
+
 // stopUpload waits for the upload's end, and brings it about if it has to: then
 // the connection to the backend is of no more use.
 func (c *client) stopUpload() {
@@ -42,6 +47,17 @@ func (c *client) stopUpload() {
 	case <-u.done:
 		return
 	default:
+	}
+	if u.read.Load() {
+		// Its last write is under way, or has just been made: the answer to it may
+		// be here before the goroutine is.
+		moment := time.NewTimer(lastWrite)
+		defer moment.Stop()
+		select {
+		case <-u.done:
+			return
+		case <-moment.C:
+		}
 	}
 	u.stopping.Store(true)
 	c.link.Abort()
