@@ -173,7 +173,7 @@ func validIPv6(b []byte) bool {
 			b = b[1:]
 		}
 	}
-	return groups == 8 || gap && groups < 8
+	return groups == 8 && !gap || groups < 8 && gap
 }
 
 // validIPv4 reports whether b is four numbers up to 255, without leading zeros.
