@@ -114,7 +114,7 @@ func (id ID) String() string {
 	return ""
 }
 
-// bytes are names for New: shared, never to be changed.
+// nameBytes are names for New: shared, never to be changed.
 var nameBytes = func() (b [ids][]byte) {
 	for id, name := range names {
 		b[id] = []byte(name)
@@ -149,6 +149,7 @@ func Get(fields []Field, id ID) []byte {
 }
 
 // slots is a perfect hash of the names: at most one per slot, which a test holds.
+// lowerNames are the names in small letters.
 var slots, lowerNames = func() (s [256]ID, l [ids]string) {
 	for id := Other + 1; id < ids; id++ {
 		if name := names[id]; name != "" {

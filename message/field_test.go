@@ -127,3 +127,17 @@ func BenchmarkLookup(b *testing.B) {
 		})
 	}
 }
+
+func TestResetKeepsRoomForFields(t *testing.T) {
+	t.Parallel()
+	r := Request{Method: []byte("GET"), Length: 3, Fields: make([]Field, 2, 8)}
+	r.Reset()
+	if r.Method != nil || r.Length != 0 || len(r.Fields) != 0 || cap(r.Fields) != 8 {
+		t.Errorf("request after Reset: %+v", r)
+	}
+	s := Response{Status: 200, Bodiless: true, Fields: make([]Field, 2, 8)}
+	s.Reset()
+	if s.Status != 0 || s.Bodiless || len(s.Fields) != 0 || cap(s.Fields) != 8 {
+		t.Errorf("response after Reset: %+v", s)
+	}
+}
