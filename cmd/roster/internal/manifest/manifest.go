@@ -11,6 +11,7 @@ import (
 
 	"github.com/hashicorp/go-multierror"
 
+	"roster/cmd/roster/internal/nearest"
 	"roster/store"
 )
 
@@ -256,4 +257,17 @@ func Each(err error) []error {
 		return many.Errors
 	}
 	return []error{err}
+}
+
+// UnknownKind says that a word is no kind, and what was perhaps meant.
+func UnknownKind(word string) string {
+	var kinds, words []string
+	for _, k := range store.Kinds() {
+		kinds = append(kinds, string(k))
+		words = append(words, string(k), k.Singular())
+	}
+	if near := nearest.Word(word, words); near != "" {
+		return fmt.Sprintf("%q is not a kind of definition, did you mean %s?", word, near)
+	}
+	return fmt.Sprintf("%q is not a kind of definition, want one of %s", word, strings.Join(kinds, ", "))
 }

@@ -238,16 +238,3 @@ func TestWriteIsReadBack(t *testing.T) {
 		t.Errorf("%d definitions read back, want %d\n%s", len(back), len(values), file)
 	}
 }
-
-func TestNearest(t *testing.T) {
-	t.Parallel()
-	words := []string{"backend", "backends", "listen", "etcd"}
-	for word, want := range map[string]string{
-		"bakend": "backend", "Backends": "backends", "lisetn": "listen", "etdc": "etcd", "etc": "etcd",
-		"x": "", "route": "", "": "",
-	} {
-		if got := manifest.Nearest(word, words); got != want {
-			t.Errorf("Nearest(%q) = %q, want %q", word, got, want)
-		}
-	}
-}

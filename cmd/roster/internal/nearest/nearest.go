@@ -1,29 +1,12 @@
-package manifest
+// Package nearest finds what somebody who misspelt a word may have meant.
+package nearest
 
-import (
-	"fmt"
-	"strings"
+import "strings"
 
-	"roster/store"
-)
-
-// UnknownKind says that a word is no kind, and what was perhaps meant.
-func UnknownKind(word string) string {
-	var kinds, words []string
-	for _, k := range store.Kinds() {
-		kinds = append(kinds, string(k))
-		words = append(words, string(k), k.Singular())
-	}
-	if near := Nearest(word, words); near != "" {
-		return fmt.Sprintf("%q is not a kind of definition, did you mean %s?", word, near)
-	}
-	return fmt.Sprintf("%q is not a kind of definition, want one of %s", word, strings.Join(kinds, ", "))
-}
-
-// Nearest is the one of words that somebody may have meant by a word: at most a third
+// Word is the one of words that somebody may have meant by a word: at most a third
 // of its letters changed, left out, added or swapped with the next. It is empty if
 // there is none.
-func Nearest(word string, words []string) string {
+func Word(word string, words []string) string {
 	best, limit := "", (max(len(word), 2)+1)/3
 	for _, w := range words {
 		if d := distance(strings.ToLower(word), w); d <= limit {

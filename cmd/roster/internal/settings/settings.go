@@ -1,0 +1,144 @@
+// Package settings fills flags that a command line leaves open: from the environment,
+// then from a file.
+//
+// A flag --drain-delay is ROSTER_DRAIN_DELAY in the environment and drain-delay in the
+// file, which is YAML. What can be given several times is a list in the file and has
+// commas in the environment. The command line wins over the environment, and that over
+// the file.
+package settings
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/hashicorp/go-multierror"
+	"github.com/spf13/pflag"
+	"go.yaml.in/yaml/v2"
+
+	"roster/cmd/roster/internal/nearest"
+)
+
+// Env is the environment's name for a flag.
+func Env(flag string) string {
+	return "ROSTER_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+}
+
+// FromEnv sets each flag that the command line did not, if the environment has it and
+// skip does not name it. An empty variable is as none. The error is a *multierror.Error.
+func FromEnv(flags *pflag.FlagSet, lookup func(string) (string, bool), skip ...string) error {
+	var errs *multierror.Error
+	skipped := map[string]bool{"help": true}
+	for _, name := range skip {
+		skipped[name] = true
+	}
+	flags.VisitAll(func(f *pflag.Flag) {
+		if f.Changed || skipped[f.Name] {
+			return
+		}
+		value, ok := lookup(Env(f.Name))
+		if !ok || value == "" {
+			return
+		}
+		if err := flags.Set(f.Name, value); err != nil {
+			errs = multierror.Append(errs, fmt.Errorf("%s is %q: %w", Env(f.Name), value, cause(err)))
+		}
+	})
+	return errs.ErrorOrNil()
+}
+
+// FromFile sets each flag that has not been set yet and that the file names. Names
+// that are no flags are errors. The error is a *multierror.Error.
+func FromFile(flags *pflag.FlagSet, file string) error {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return multierror.Append(nil, err)
+	}
+	var doc yaml.MapSlice
+	dec := yaml.NewDecoder(bytes.NewReader(data))
+	if err := dec.Decode(&doc); err != nil && len(bytes.TrimSpace(data)) > 0 {
+		return multierror.Append(nil, fmt.Errorf("%s: want flags' names and their values, such as drain-delay: 5s: %w", file, err))
+	}
+	var errs *multierror.Error
+	fail := func(name, format string, args ...any) {
+		errs = multierror.Append(errs, fmt.Errorf("%s: %s: %w", file, name, fmt.Errorf(format, args...)))
+	}
+	seen := map[string]bool{}
+	for _, item := range doc {
+		name := fmt.Sprint(item.Key)
+		f := flags.Lookup(name)
+		switch {
+		case f == nil || name == "help" || name == "config":
+			if near := nearest.Word(name, names(flags)); near != "" {
+				fail(name, "is not a setting, did you mean %s?", near)
+			} else {
+				fail(name, "is not a setting; roster node --help lists them")
+			}
+			continue
+		case seen[name]:
+			fail(name, "is given twice")
+			continue
+		case f.Changed:
+			seen[name] = true
+			continue
+		}
+		seen[name] = true
+		values, err := texts(item.Value)
+		if err != nil {
+			fail(name, "%w", err)
+			continue
+		}
+		if _, many := f.Value.(pflag.SliceValue); !many && len(values) != 1 {
+			fail(name, "is a list, want one value")
+			continue
+		}
+		for _, v := range values {
+			if err := flags.Set(name, v); err != nil {
+				fail(name, "is %q: %w", v, cause(err))
+			}
+		}
+	}
+	return errs.ErrorOrNil()
+}
+
+func names(flags *pflag.FlagSet) []string {
+	var all []string
+	flags.VisitAll(func(f *pflag.Flag) {
+		if f.Name != "help" && f.Name != "config" {
+			all = append(all, f.Name)
+		}
+	})
+	return all
+}
+
+// texts are a setting's values as flags take them.
+func texts(v any) ([]string, error) {
+	switch v := v.(type) {
+	case nil:
+		return nil, errors.New("has no value")
+	case []any:
+		var all []string
+		for _, item := range v {
+			one, err := texts(item)
+			if err != nil || len(one) != 1 {
+				return nil, errors.New("is a list of lists, want a list of values")
+			}
+			all = append(all, one...)
+		}
+		return all, nil
+	case yaml.MapSlice:
+		return nil, errors.New("is a map, want a value")
+	}
+	return []string{fmt.Sprint(v)}, nil
+}
+
+// cause is what a flag's value says, without the words that name the flag.
+func cause(err error) error {
+	var invalid *pflag.InvalidValueError
+	if errors.As(err, &invalid) {
+		return invalid.Unwrap()
+	}
+	return err
+}
