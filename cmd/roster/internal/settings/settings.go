@@ -11,6 +11,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 
@@ -58,7 +59,7 @@ func FromFile(flags *pflag.FlagSet, file string) error {
 	}
 	var doc yaml.MapSlice
 	dec := yaml.NewDecoder(bytes.NewReader(data))
-	if err := dec.Decode(&doc); err != nil && len(bytes.TrimSpace(data)) > 0 {
+	if err := dec.Decode(&doc); err != nil && err != io.EOF {
 		return multierror.Append(nil, fmt.Errorf("%s: want flags' names and their values, such as drain-delay: 5s: %w", file, err))
 	}
 	var errs *multierror.Error
