@@ -174,7 +174,7 @@ var tlsFields = newSchema("tls",
 		}},
 	text("certificate", func(t *TLS) *string { return &t.Certificate }, "", ValidateName),
 	flag("insecure_skip_verify", func(t *TLS) *bool { return &t.InsecureSkipVerify }, false),
-	texts("alpn", func(t *TLS) *[]string { return &t.ALPN }, "a protocol's name", checkALPN),
+	texts("alpn", func(t *TLS) *[]string { return &t.ALPN }, 16, "a protocol's name", checkALPN),
 )
 
 // alpnHTTP2 is offered to h2 backends; all of them share it.
@@ -410,7 +410,7 @@ func writeTLS(e *encoder, b *Backend) {
 func readProbeRef(d *decoder, b *Backend) {
 	switch d.peek() {
 	case '"':
-		raw, ok := d.scanString()
+		raw, ok := d.text("")
 		if !ok {
 			return
 		}

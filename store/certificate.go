@@ -58,7 +58,7 @@ var certificateFields = newSchema("a certificate",
 			if d.peek() == '[' && d.emptyList() {
 				return
 			}
-			if list, ok := d.texts(false, want, matchHost); ok {
+			if list, ok := d.texts(false, maxList, want, secretHost); ok {
 				c.Hosts = list
 			}
 		},
@@ -69,6 +69,10 @@ var certificateFields = newSchema("a certificate",
 			}
 		}},
 )
+
+// maxKey bounds a private key, in bytes of PEM: many times what the largest RSA
+// keys in use take (16,384 bits: 13,000).
+const maxKey = 64 << 10
 
 func readCertificate(d *decoder, c *Certificate) {
 	g, ok := certificateFields.read(d, c)
@@ -92,6 +96,16 @@ func readCertificate(d *decoder, c *Certificate) {
 	}
 }
 
+// secretHost is matchHost for a value with a key in it, which may have got into
+// the wrong field: what is long is not repeated.
+func secretHost(s string) (string, error) {
+	host, err := matchHost(s)
+	if err != nil && len(s) > 40 {
+		return "", errors.New("is not a host")
+	}
+	return host, err
+}
+
 func readCert(d *decoder, c *Certificate) {
 	b, ok := d.text("a certificate in PEM")
 	if !ok {
@@ -110,6 +124,10 @@ func readKey(d *decoder, c *Certificate) {
 	}
 	if string(b) == redacted {
 		d.fail("is what is shown in place of a key, want the key itself")
+		return
+	}
+	if len(b) > maxKey {
+		d.fail("is %d bytes long, want at most %d", len(b), maxKey)
 		return
 	}
 	for rest := b; ; {

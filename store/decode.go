@@ -61,6 +61,13 @@ func Decode(key Key, value []byte, unknown UnknownFields) (def Definition, warni
 	if err := ValidateName(key.Name); err != nil {
 		d.fail("%v", err)
 	}
+	switch {
+	case bytes.HasPrefix(value, []byte("\ufeff")):
+		d.syntax("a byte order mark, want none")
+	case d.peek() == 0 && d.pos == len(value) && key.Kind != HealthKind:
+		d.fail("the value is empty, want an object")
+		d.broken = true
+	}
 	switch key.Kind {
 	case Backends:
 		d.warn = unknown == Warn
@@ -176,10 +183,8 @@ func (d *decoder) syntax(format string, args ...any) {
 
 // end reports what follows the value.
 func (d *decoder) end() {
-	if !d.broken && d.peek() != 0 {
+	if d.peek(); d.pos < len(d.data) {
 		d.syntax("something follows the value")
-	} else if !d.broken && d.pos < len(d.data) {
-		d.syntax("a NUL follows the value")
 	}
 }
 
@@ -263,6 +268,7 @@ func (d *decoder) object(want string, member func(name []byte)) bool {
 		if ok {
 			member(name)
 		} else {
+			d.fail("a field's name holds invalid UTF-8")
 			d.skip()
 		}
 		switch d.peek() {
@@ -343,7 +349,7 @@ func (d *decoder) skip() {
 		}
 		d.up()
 	case c == '"':
-		d.scanString()
+		d.text("")
 	case c == '-' || isDigit(c):
 		d.scanNumber()
 	default:
@@ -395,7 +401,11 @@ func (d *decoder) text(want string) ([]byte, bool) {
 		d.mistyped(want)
 		return nil, false
 	}
-	return d.scanString()
+	s, ok := d.scanString()
+	if !ok && !d.broken {
+		d.fail("holds invalid UTF-8")
+	}
+	return s, ok
 }
 
 // flag reads true or false.
@@ -434,7 +444,7 @@ func (d *decoder) integer(lo, hi int) (int, bool) {
 }
 
 func between(lo, hi int) string {
-	if hi == maxCount {
+	if hi == maxCount && lo >= 0 {
 		return fmt.Sprintf("%d or more (at most %d)", lo, hi)
 	}
 	return fmt.Sprintf("%d to %d", lo, hi)
@@ -452,7 +462,8 @@ func (d *decoder) number(lo, hi float64) (float64, bool) {
 	}
 	x, err := strconv.ParseFloat(string(raw), 64)
 	if err != nil || x < lo || x > hi {
-		d.fail("is %s, want %v to %v", clip(string(raw)), lo, hi)
+		d.fail("is %s, want %s to %s", clip(string(raw)),
+			strconv.FormatFloat(lo, 'f', -1, 64), strconv.FormatFloat(hi, 'f', -1, 64))
 		return 0, false
 	}
 	if x == 0 {
@@ -488,7 +499,13 @@ func (d *decoder) scanNumber() ([]byte, bool) {
 		return false
 	}
 	next("-")
-	if !next("0") && !digits() {
+	if next("0") {
+		if digits() {
+			d.pos = start
+			d.syntax("a number that begins with 0")
+			return nil, false
+		}
+	} else if !digits() {
 		d.syntax("want a digit")
 		return nil, false
 	}
@@ -507,8 +524,8 @@ func (d *decoder) scanNumber() ([]byte, bool) {
 }
 
 // scanString passes a string and returns what it holds, which is good until
-// the next string. Control characters and bad escapes are not JSON; invalid
-// UTF-8, also by half a surrogate pair, is an error of the field.
+// the next string. Control characters and bad escapes are not JSON. It is false,
+// without an error, for invalid UTF-8, which half a surrogate pair is too.
 func (d *decoder) scanString() ([]byte, bool) {
 	d.pos++
 	start := d.pos
@@ -518,11 +535,7 @@ func (d *decoder) scanString() ([]byte, bool) {
 		case c == '"':
 			d.pos = start + i + 1
 			s := d.data[start : start+i]
-			if seen >= utf8.RuneSelf && !utf8.Valid(s) {
-				d.fail("holds invalid UTF-8")
-				return s, false
-			}
-			return s, true
+			return s, seen < utf8.RuneSelf || utf8.Valid(s)
 		case c == '\\':
 			d.pos = start + i
 			return d.scanEscaped(start)
@@ -548,11 +561,7 @@ func (d *decoder) scanEscaped(start int) ([]byte, bool) {
 		switch {
 		case c == '"':
 			d.scratch = s
-			if !ok || !utf8.Valid(s) {
-				d.fail("holds invalid UTF-8")
-				return s, false
-			}
-			return s, true
+			return s, ok && utf8.Valid(s)
 		case c < ' ':
 			d.pos--
 			d.syntax("a control character in a string, want an escape such as \\n")
@@ -599,7 +608,7 @@ func (d *decoder) scanEscaped(start int) ([]byte, bool) {
 			}
 			s = utf8.AppendRune(s, r)
 		default:
-			d.pos--
+			d.pos -= 2
 			d.syntax("a backslash before %s in a string", quoteRune(string(rune(c))))
 			return nil, false
 		}
@@ -627,9 +636,6 @@ const maxQuoted = 64
 
 // quote shows a string in a message: short, and never a private key.
 func quote(s string) string {
-	if strings.Contains(s, "PRIVATE KEY") {
-		return "(a private key)"
-	}
 	return strconv.Quote(clip(s))
 }
 
@@ -639,13 +645,13 @@ func clip(s string) string {
 		return "(a private key)"
 	}
 	if len(s) <= maxQuoted {
-		return s
+		return strings.ToValidUTF8(s, "\uFFFD")
 	}
 	n := maxQuoted
 	for n > 0 && !utf8.RuneStart(s[n]) {
 		n--
 	}
-	return s[:n] + "..."
+	return strings.ToValidUTF8(s[:n], "\uFFFD") + "..."
 }
 
 // quoteRune shows the first character of s.

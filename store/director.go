@@ -278,7 +278,7 @@ func readMembers(d *decoder, v *Director) {
 		m := Member{Weight: 1, Rampup: Inherit}
 		switch d.peek() {
 		case '"':
-			if b, ok := d.scanString(); ok {
+			if b, ok := d.text(want); ok {
 				m.Name = string(b)
 				d.right(ValidateName(m.Name))
 			}

@@ -161,7 +161,7 @@ func RedactValue(key Key, raw []byte) []byte {
 			}
 		case "hosts":
 			e.field(name)
-			if list, ok := d.texts(false, "", matchHost); ok {
+			if list, ok := d.texts(false, maxList, "", secretHost); ok {
 				e.texts(list)
 				return
 			}

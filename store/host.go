@@ -67,7 +67,7 @@ func (d *decoder) port() (uint16, bool) {
 	const want = "a number from 1 to 65535 or a service name"
 	switch c := d.peek(); {
 	case c == '"':
-		b, ok := d.scanString()
+		b, ok := d.text(want)
 		if !ok {
 			return 0, false
 		}

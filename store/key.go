@@ -69,7 +69,7 @@ const MaxName = 255
 func ValidateName(name string) error {
 	switch {
 	case name == "":
-		return errors.New("a name is empty, want letters, digits, \"_\", \".\" and \"-\"")
+		return errors.New("the name is empty, want letters, digits, \"_\", \".\" and \"-\"")
 	case len(name) > MaxName:
 		return fmt.Errorf("name %s is %d bytes long, want at most %d", quote(name), len(name), MaxName)
 	}

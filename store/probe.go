@@ -67,7 +67,7 @@ var probeFields = newSchema("a probe",
 				e.text(p.URL)
 			}
 		}},
-	texts("request", func(p *Probe) *[]string { return &p.Request }, "a line", checkLine),
+	texts("request", func(p *Probe) *[]string { return &p.Request }, maxList, "a line", checkLine),
 	field[Probe]{"expected_response", func(p *Probe) { p.ExpectedResponse = 200 },
 		func(d *decoder, p *Probe) {
 			if n, ok := d.integer(100, 999); ok {

@@ -79,6 +79,7 @@ const (
 	maxRetries = 100
 	// What a regular expression may cost: a{1000} has 1000 instructions of
 	// 40 bytes, and they can be put next to each other.
+	maxRegexps      = 64     // of one route
 	maxRegexp       = 4096   // bytes
 	maxInstructions = 20_000 // about 1 MiB
 )
@@ -94,7 +95,7 @@ var routeFields = newSchema("a route",
 		}},
 	text("when", func(r *Route) *string { return &r.When }, "", nil),
 	choice("on_error", func(r *Route) *OnError { return &r.OnError }, FailRequest, FailRequest, SkipRoute),
-	integer("priority", func(r *Route) *int { return &r.Priority }, 0, -maxCount, maxCount-1),
+	integer("priority", func(r *Route) *int { return &r.Priority }, 0, -maxCount, maxCount),
 	text("backend", func(r *Route) *string { return &r.Backend }, "", ValidateName),
 	object("respond", func(r *Route) **Respond { return &r.Respond }, respondFields, finishRespond),
 	edits("request_headers", func(r *Route) *HeaderEdits { return &r.RequestHeaders }, requestEdits),
@@ -114,10 +115,10 @@ func override(name string, at func(*Route) *time.Duration) field[Route] {
 }
 
 var matchFields = newSchema("match",
-	anyOf("host", func(m *Match) *[]string { return &m.Host }, `a host such as "foo.com" or "*.foo.com"`, matchHost),
-	anyOf("path", func(m *Match) *[]string { return &m.Path }, `a path such as "/java/x" or "/java/*"`, matchPath),
-	anyOf("path_regex", func(m *Match) *[]string { return &m.PathRegex }, "a regular expression (RE2)", matchRegexp),
-	anyOf("method", func(m *Match) *[]string { return &m.Method }, "a method", matchMethod),
+	anyOf("host", func(m *Match) *[]string { return &m.Host }, maxList, `a host such as "foo.com" or "*.foo.com"`, matchHost),
+	anyOf("path", func(m *Match) *[]string { return &m.Path }, maxList, `a path such as "/java/x" or "/java/*"`, matchPath),
+	anyOf("path_regex", func(m *Match) *[]string { return &m.PathRegex }, maxRegexps, "a regular expression (RE2)", matchRegexp),
+	anyOf("method", func(m *Match) *[]string { return &m.Method }, maxList, "a method", matchMethod),
 	wanted("header", func(m *Match) *map[string][]string { return &m.Header }, func(name string) (string, error) {
 		if !isToken(name) {
 			return "", errors.New("is not the name of a header field")
@@ -150,8 +151,6 @@ func readRoute(d *decoder, r *Route) {
 		d.failAt("backend", "is missing; one of backend and respond is required")
 	case g.has("backend") && g.has("respond"):
 		d.failAt("respond", "does not go with backend; only one of them may be given")
-	case g.has("backend") && r.Backend == "" && !g.bad("backend"):
-		d.failAt("backend", "is empty, want the name of a backend or director")
 	}
 	if g.has("when") && strings.TrimSpace(r.When) == "" && !g.bad("when") {
 		d.failAt("when", "is empty, want a condition in CEL, or no when")
@@ -261,7 +260,7 @@ func wanted(name string, at func(*Match) *map[string][]string, checkName, checkV
 				if _, twice := all[name]; twice {
 					d.fail("is given twice")
 				}
-				all[name], _ = d.texts(true, `a value, or "*" for any`, checkValue)
+				all[name], _ = d.texts(true, maxList, `a value, or "*" for any`, checkValue)
 			})
 			if len(all) > 0 {
 				*at(m) = all
@@ -294,7 +293,7 @@ func sortedNames[V any](m map[string]V) []string {
 
 func readClient(d *decoder, m *Match) {
 	const want = `an address or CIDR such as "10.0.0.0/8"`
-	texts, ok := d.texts(true, want, func(s string) (string, error) {
+	texts, ok := d.texts(true, maxList, want, func(s string) (string, error) {
 		_, err := parsePrefix(s)
 		return s, err
 	})
@@ -354,7 +353,7 @@ func headers[T any](name string, at func(*T) *[]HeaderField, check func(name str
 					d.fail("is given twice")
 				}
 				given[lower] = true
-				values, _ := d.texts(true, "a value", func(s string) (string, error) { return s, checkFieldValue(s) })
+				values, _ := d.texts(true, maxList, "a value", func(s string) (string, error) { return s, checkFieldValue(s) })
 				for _, value := range values {
 					all = append(all, HeaderField{name, value})
 				}
@@ -394,7 +393,7 @@ func editFields(what string, check func(name string) error) *schema[HeaderEdits]
 	return newSchema(what,
 		headers("set", func(h *HeaderEdits) *[]HeaderField { return &h.Set }, check),
 		headers("add", func(h *HeaderEdits) *[]HeaderField { return &h.Add }, check),
-		texts("remove", func(h *HeaderEdits) *[]string { return &h.Remove }, "the name of a header field",
+		texts("remove", func(h *HeaderEdits) *[]string { return &h.Remove }, maxList, "the name of a header field",
 			func(s string) (string, error) { return s, check(s) }),
 	)
 }

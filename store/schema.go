@@ -113,6 +113,13 @@ func (s *schema[T]) read(d *decoder, v *T) (given[T], bool) {
 
 // unknown passes a field that s does not have.
 func (s *schema[T]) unknown(d *decoder, name string) {
+	if d.count() >= maxErrors || len(d.warnings) >= maxErrors { // what is said of it would not be shown
+		if !d.warn {
+			d.more++
+		}
+		d.skip()
+		return
+	}
 	if d.secret && len(name) > 32 {
 		name = "(a long name)"
 	}
@@ -123,7 +130,7 @@ func (s *schema[T]) unknown(d *decoder, name string) {
 	mark := d.enter(name)
 	if !d.warn {
 		d.fail("is not a field of %s%s", s.what, hint)
-	} else if len(d.warnings) < maxErrors {
+	} else {
 		d.warnings = append(d.warnings, fmt.Sprintf("%s: is not a field of %s, served without it%s", d.path, s.what, hint))
 	}
 	d.leave(mark)
@@ -185,7 +192,8 @@ func (s *schema[T]) write(e *encoder, v *T) {
 // maxCount bounds counts: connections, requests.
 const maxCount = 1_000_000_000
 
-// text is a string; check, if any, says what is wrong with one.
+// text is a string; check, if any, says what is wrong with one. Where the
+// default is "", not to be given, check may refuse it.
 func text[T any](name string, at func(*T) *string, is string, check func(string) error) field[T] {
 	return field[T]{
 		name: name,
@@ -195,7 +203,7 @@ func text[T any](name string, at func(*T) *string, is string, check func(string)
 			if !ok {
 				return
 			}
-			if string(b) == is {
+			if string(b) == is && (is != "" || check == nil) {
 				*at(v) = is // one string for all who have the default
 				return
 			}
@@ -374,13 +382,16 @@ func (d *decoder) duration(lo time.Duration) (time.Duration, bool) {
 	return t, true
 }
 
-// texts is a list of strings, of which want says one; check says what is
-// wrong with one of them, and returns how it is kept.
-func texts[T any](name string, at func(*T) *[]string, want string, check func(string) (string, error)) field[T] {
+// maxList bounds a list of strings, where nothing else does.
+const maxList = 10_000
+
+// texts is a list of one to most strings, of which want says one; check says
+// what is wrong with one of them, and returns how it is kept.
+func texts[T any](name string, at func(*T) *[]string, most int, want string, check func(string) (string, error)) field[T] {
 	return field[T]{
 		name: name,
 		read: func(d *decoder, v *T) {
-			if list, ok := d.texts(false, want, check); ok {
+			if list, ok := d.texts(false, most, want, check); ok {
 				*at(v) = list
 			}
 		},
@@ -394,10 +405,10 @@ func texts[T any](name string, at func(*T) *[]string, want string, check func(st
 }
 
 // anyOf is a string or a list of them, of which any may hold.
-func anyOf[T any](name string, at func(*T) *[]string, want string, check func(string) (string, error)) field[T] {
-	f := texts(name, at, want, check)
+func anyOf[T any](name string, at func(*T) *[]string, most int, want string, check func(string) (string, error)) field[T] {
+	f := texts(name, at, most, want, check)
 	f.read = func(d *decoder, v *T) {
-		if list, ok := d.texts(true, want, check); ok {
+		if list, ok := d.texts(true, most, want, check); ok {
 			*at(v) = list
 		}
 	}
@@ -410,9 +421,9 @@ func anyOf[T any](name string, at func(*T) *[]string, want string, check func(st
 	return f
 }
 
-// texts reads a list of strings with at least one in it; single takes a string
-// for a list of one.
-func (d *decoder) texts(single bool, want string, check func(string) (string, error)) (list []string, ok bool) {
+// texts reads a list of one to most strings; single takes a string for a list
+// of one.
+func (d *decoder) texts(single bool, most int, want string, check func(string) (string, error)) (list []string, ok bool) {
 	ok = true
 	one := func(want string) {
 		b, good := d.text(want)
@@ -423,8 +434,7 @@ func (d *decoder) texts(single bool, want string, check func(string) (string, er
 		s := string(b)
 		if check != nil {
 			var err error
-			if s, err = check(s); err != nil {
-				d.fail("%v", err)
+			if s, err = check(s); !d.right(err) {
 				ok = false
 				return
 			}
@@ -438,11 +448,22 @@ func (d *decoder) texts(single bool, want string, check func(string) (string, er
 		d.mistyped(want + ", or a list of such")
 		return nil, false
 	default:
-		if !d.list("a list: "+want, func(int) { one(want) }) {
+		n := 0
+		if !d.list("a list: "+want, func(i int) {
+			if n = i + 1; n <= most {
+				one(want)
+			} else {
+				d.skip()
+			}
+		}) {
 			return nil, false
 		}
-		if ok && len(list) == 0 {
+		switch {
+		case n == 0:
 			d.fail("is an empty list, want at least one: %s", want)
+			return nil, false
+		case n > most:
+			d.fail("is a list of %d, want at most %d", n, most)
 			return nil, false
 		}
 	}
