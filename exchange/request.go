@@ -283,6 +283,9 @@ func (x *Exchange) strip(target []byte, prefix string) []byte {
 	case prefix[len(prefix)-1] == '/':
 		return target[i-1:]
 	case len(rest) > 0 && rest[0] == '/':
+		for len(rest) > 1 && rest[1] == '/' {
+			rest = rest[1:] // "//x" would name a host to some
+		}
 		return rest
 	case len(rest) == 0 || rest[0] == '?':
 		start := len(x.scratch)
