@@ -26,9 +26,9 @@ type Config struct {
 	// by a fifth. Zero means 5s. Each costs etcd one progress request, no read.
 	ProofInterval time.Duration
 
-	// ProofTimeout bounds the wait for the answer to a proof, for a stream to open,
-	// and for one linearizable read. Zero means 2s. Lower notices a dead connection
-	// sooner and takes a loaded etcd for a dead one more often.
+	// ProofTimeout bounds the wait for the answer to a progress request and for one
+	// linearizable read; a stream may take twice as long to open. Zero means 2s. Lower
+	// notices a dead connection sooner and takes a loaded etcd for a dead one more often.
 	ProofTimeout time.Duration
 
 	// ListTimeout bounds the read of one page of the list. Zero means 5s. A page is

@@ -24,7 +24,7 @@ const prefix = "/roster/"
 
 // quick shortens what tests would wait for. Everything else is as in production.
 var quick = Config{
-	ProofInterval: 400 * time.Millisecond, ProofTimeout: 500 * time.Millisecond,
+	ProofInterval: 400 * time.Millisecond, ProofTimeout: time.Second,
 	RetryMin: 20 * time.Millisecond, RetryMax: 300 * time.Millisecond,
 }
 
@@ -62,8 +62,12 @@ func connect(t *testing.T, cfg clientv3.Config) *clientv3.Client {
 // watch starts a watcher through its own client, and waits for its first change.
 func watch(t *testing.T, direct *clientv3.Client, path clientv3.Config) *rig {
 	t.Helper()
+	return watchAs(t, quick, direct, path)
+}
+
+func watchAs(t *testing.T, cfg Config, direct *clientv3.Client, path clientv3.Config) *rig {
+	t.Helper()
 	r := &rig{t: t, etcd: direct, change: make(chan struct{}, 1), got: sum{}}
-	cfg := quick
 	cfg.Logger = slog.New(slog.NewTextHandler(r, nil))
 	r.Watcher = newWatcher(cfg, etcd{connect(t, path), prefix})
 	ctx, cancel := context.WithCancel(context.Background())
@@ -167,7 +171,7 @@ func write(t errorer, client *clientv3.Client, values map[string]*string) int64 
 			ops = append(ops, clientv3.OpPut(prefix+key, *value))
 		}
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), recovery)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*recovery) // not what is tested
 	defer cancel()
 	resp, err := client.Txn(ctx).Then(ops...).Commit()
 	if err != nil {
@@ -449,7 +453,8 @@ func TestExpiredAuthentication(t *testing.T) {
 	admin := connect(t, clientv3.Config{Endpoints: []string{m.Endpoint()}, Username: "root", Password: "secret"})
 	proxy := storetest.NewProxy(t, m.Address())
 
-	r := watch(t, admin, clientv3.Config{Endpoints: []string{proxy.Endpoint()}, Username: "node", Password: "node"})
+	// The defaults: a password takes etcd long enough to check to slow itself down.
+	r := watchAs(t, Config{}, admin, clientv3.Config{Endpoints: []string{proxy.Endpoint()}, Username: "node", Password: "node"})
 	r.write(backendA, good)
 	r.same("with a password")
 

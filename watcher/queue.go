@@ -15,6 +15,7 @@ const maxQueued = 4096
 type queue struct {
 	ready chan struct{} // holds a token after a push
 	room  chan struct{} // holds a token after the queue was emptied
+	limit int           // of size
 
 	mu      sync.Mutex
 	changes []Change
@@ -26,7 +27,7 @@ type queue struct {
 }
 
 func newQueue() *queue {
-	return &queue{ready: make(chan struct{}, 1), room: make(chan struct{}, 1)}
+	return &queue{limit: maxQueued, ready: make(chan struct{}, 1), room: make(chan struct{}, 1)}
 }
 
 func signal(c chan struct{}) {
@@ -65,7 +66,7 @@ func (q *queue) settleLocked() {
 func (q *queue) full() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.size >= maxQueued
+	return q.size >= q.limit
 }
 
 func (q *queue) progress() int64 {
@@ -107,7 +108,7 @@ func (q *queue) take() (Change, bool) {
 	if len(q.changes) == 0 {
 		q.changes = nil
 	}
-	if q.size < maxQueued/2 {
+	if q.size < q.limit/2+1 {
 		signal(q.room)
 	}
 	return c, true

@@ -146,9 +146,9 @@ func (w *Watcher) session(parent context.Context) (proven bool, err error) {
 		}
 	}
 
-	limit := time.AfterFunc(w.cfg.ProofTimeout, func() {
-		cancel(fmt.Errorf("watch: no answer within %v", w.cfg.ProofTimeout))
-	})
+	// Twice the usual: with a password, etcd hashes it first, which is slow on purpose.
+	patience := 2 * w.cfg.ProofTimeout
+	limit := time.AfterFunc(patience, func() { cancel(fmt.Errorf("watch: no answer within %v", patience)) })
 	defer limit.Stop()
 	s, err := w.source.watch(ctx, w.state.at+1)
 	if err != nil {

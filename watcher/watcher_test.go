@@ -40,7 +40,7 @@ func (b *bench) Write(line []byte) (int, error) {
 func newBench(m *model) *bench {
 	b := &bench{model: m, got: sum{}}
 	b.Watcher = newWatcher(Config{Logger: slog.New(slog.NewTextHandler(b, nil))}, m)
-	b.pageSize = 3
+	b.pageSize, b.queue.limit = 3, 50
 	return b
 }
 
@@ -453,17 +453,18 @@ func TestASlowReaderStopsTheStreamAndLosesNothing(t *testing.T) {
 		b.stop()
 		b.pause = make(chan struct{})
 		b.Watcher = newWatcher(b.cfg, b.model)
+		b.queue.limit = 50
 		b.changes, b.got = nil, sum{}
 		b.run()
 		settle()
 		first := b.model.history.revision
-		for i := range 3 * maxQueued {
+		for i := range 10 * b.queue.limit {
 			b.model.put("health/"+string(rune('a'+i%20)), "sick")
 		}
 		time.Sleep(time.Hour)
 		synctest.Wait()
-		if got := b.queue.size; got > maxQueued+100 {
-			t.Errorf("%d items queued, want at most about %d", got, maxQueued)
+		if got := b.queue.size; got > 2*b.queue.limit {
+			t.Errorf("%d items queued, want at most about %d", got, b.queue.limit)
 		}
 		if s := b.Status(); s.Seen >= first || time.Since(s.Fresh) < time.Minute {
 			t.Errorf("status = %+v, want nothing seen or fresh of what the reader was not given", s)
