@@ -159,7 +159,7 @@ var tlsFields = newSchema("tls",
 			if !ok {
 				return
 			}
-			clean, _, err := parseCertificates(string(b))
+			clean, err := parseCertificates(string(b))
 			if err != nil {
 				d.fail("%v", err)
 				return

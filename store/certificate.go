@@ -111,7 +111,7 @@ func readCert(d *decoder, c *Certificate) {
 	if !ok {
 		return
 	}
-	clean, _, err := parseCertificates(string(b))
+	clean, err := parseCertificates(string(b))
 	if d.right(err) {
 		c.Cert = clean
 	}
@@ -150,32 +150,32 @@ func readKey(d *decoder, c *Certificate) {
 
 // parseCertificates reads the certificates in PEM text and returns them alone,
 // without what is around them. Keys among them are an error.
-func parseCertificates(s string) (clean string, certs []*x509.Certificate, err error) {
+func parseCertificates(s string) (clean string, err error) {
 	var out bytes.Buffer
+	n := 0
 	for rest := []byte(s); ; {
 		var block *pem.Block
 		if block, rest = pem.Decode(rest); block == nil {
 			break
 		}
 		if strings.HasSuffix(block.Type, "PRIVATE KEY") {
-			return "", nil, errors.New("has a private key in it, want certificates only")
+			return "", errors.New("has a private key in it, want certificates only")
 		}
 		if block.Type != "CERTIFICATE" {
 			continue
 		}
-		cert, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return "", nil, fmt.Errorf("has a certificate that cannot be read, the %s: %v", ordinal(len(certs)+1), err)
+		if _, err := x509.ParseCertificate(block.Bytes); err != nil {
+			return "", fmt.Errorf("has a certificate that cannot be read, the %s: %v", ordinal(n+1), err)
 		}
-		certs = append(certs, cert)
+		n++
 		if err := pem.Encode(&out, &pem.Block{Type: "CERTIFICATE", Bytes: block.Bytes}); err != nil {
-			return "", nil, err
+			return "", err
 		}
 	}
-	if len(certs) == 0 {
-		return "", nil, errors.New(`holds no certificate, want PEM ("-----BEGIN CERTIFICATE-----")`)
+	if n == 0 {
+		return "", errors.New(`holds no certificate, want PEM ("-----BEGIN CERTIFICATE-----")`)
 	}
-	return out.String(), certs, nil
+	return out.String(), nil
 }
 
 func ordinal(n int) string {

@@ -56,7 +56,7 @@ const (
 //
 // The definition shares no memory with value.
 func Decode(key Key, value []byte, unknown UnknownFields) (def Definition, warnings []string, err error) {
-	d := &decoder{data: value, kind: key.Kind}
+	d := &decoder{data: value}
 	d.path = d.pathBuf[:0]
 	if err := ValidateName(key.Name); err != nil {
 		d.fail("%v", err)
@@ -130,7 +130,6 @@ type decoder struct {
 	data     []byte
 	pos      int
 	depth    int
-	kind     Kind
 	warn     bool // unknown fields are warnings
 	secret   bool // never quote a value
 	broken   bool // not JSON from here on

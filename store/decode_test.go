@@ -637,3 +637,50 @@ func TestLabels(t *testing.T) {
 		}
 	}
 }
+
+func TestHosts(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]string{ // the Host field and the port
+		"a": "a 80", "a-b.c_d.example.": "a-b.c_d.example. 80", "1and1.com": "1and1.com 80", "xn--bcher-kva.example:81": "xn--bcher-kva.example:81 81",
+		"10.0.0.7": "10.0.0.7 80", "10.0.0.7:http-alt": "10.0.0.7:8080 8080", "[::1]": "[::1] 80", "[2001:DB8::1]:https-alt": "[2001:DB8::1]:8443 8443",
+		"::ffff:10.0.0.7": "[::ffff:10.0.0.7] 80", strings.Repeat("a", 63): strings.Repeat("a", 63) + " 80",
+	} {
+		b := mustDecode(t, store.Backends, object("host", in)).(*store.Backend)
+		if got := fmt.Sprint(b.HostHeader, " ", b.Port); got != want {
+			t.Errorf("host %q is %q, want %q", in, got, want)
+		}
+	}
+	for _, in := range []string{
+		"", ":80", "a:", "a:0", "a:65536", "a:080x", "a:+80", "a:gopher", "http://a", "a/b", "a b", "a@b", "-a", "a-", "a..b", ".", ".a", "a-.b", "bücher.example",
+		"10.0.0.256", "10.0.0", "1", "0x7f.1", "a.0x1", "010.0.0.1", "10.0.0.7.", "[::1", "[::1]x", "[::1]:", "[10.0.0.7]", "[a]", "::1::", "1:2:3", "[::1]]",
+		strings.Repeat("a", 64), strings.Repeat("a.", 127), "a\x00", "*.a",
+	} {
+		if def, _, err := decode(store.Backends, object("host", in)); err == nil {
+			t.Errorf("host %q is good: %s", in, store.Encode(def))
+		}
+	}
+}
+
+// A definition outlives the buffer that it was read from.
+func TestDecodeSharesNothingWithTheValue(t *testing.T) {
+	t.Parallel()
+	for kind, value := range map[store.Kind]string{
+		store.Backends:   `{"host":"a.example","port":81,"via":"gate","preamble":"AAEC","probe":{"url":"/x"},"labels":{"app":"web"},"comment":"x"}`,
+		store.Directors:  `{"type":"hash","by":"cookie:sid","backends":["a",{"name":"b"}],"select":{"app":"web"}}`,
+		store.Routes:     `{"match":{"host":"a.example","header":{"a":"b"}},"when":"true","respond":{"headers":{"x":"y"},"body":"z"}}`,
+		store.HealthKind: `{"state":"sick","reason":"x"}`,
+	} {
+		raw := []byte(value)
+		def, _, err := store.Decode(store.Key{Kind: kind, Name: "web"}, raw, store.Reject)
+		if err != nil {
+			t.Fatal(err)
+		}
+		before := string(store.Encode(def))
+		for i := range raw {
+			raw[i] = 'X'
+		}
+		if after := string(store.Encode(def)); after != before {
+			t.Errorf("%s changed with its buffer to %s", before, after)
+		}
+	}
+}

@@ -154,7 +154,7 @@ func RedactValue(key Key, raw []byte) []byte {
 		case "cert":
 			e.field(name)
 			if s, ok := d.text(""); ok {
-				if clean, _, err := parseCertificates(string(s)); err == nil {
+				if clean, err := parseCertificates(string(s)); err == nil {
 					e.text(clean)
 					return
 				}

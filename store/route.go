@@ -3,6 +3,7 @@ package store
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"regexp/syntax"
 	"slices"
@@ -273,22 +274,13 @@ func wanted(name string, at func(*Match) *map[string][]string, checkName, checkV
 			}
 			e.field(name)
 			e.b = append(e.b, '{')
-			for _, name := range sortedNames(all) {
+			for _, name := range slices.Sorted(maps.Keys(all)) {
 				e.field(name)
 				e.anyOf(all[name])
 			}
 			e.b = append(e.b, '}')
 		},
 	}
-}
-
-func sortedNames[V any](m map[string]V) []string {
-	names := make([]string, 0, len(m))
-	for name := range m {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names
 }
 
 func readClient(d *decoder, m *Match) {

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"bytes"
 	"fmt"
 	"slices"
 	"strings"
@@ -510,7 +509,7 @@ func object[T, U any](name string, at func(*T) **U, s *schema[U], finish func(*d
 // pairs is an object of any names; one reads the value of each.
 func (d *decoder) pairs(want string, one func(name string)) bool {
 	return d.object(want, func(name []byte) {
-		s := string(bytes.Clone(name))
+		s := string(name)
 		mark := d.enter(s)
 		one(s)
 		d.leave(mark)
