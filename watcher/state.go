@@ -293,12 +293,9 @@ func (l *listing) known(key store.Key, e entry) (version, bool) {
 	return v, true
 }
 
-// older judges one older version of an invalid key. It returns the version to use
-// if it is valid, and done if no older one may be used.
+// older judges one older version of an invalid key, of the same life of it. It
+// returns the version to use if it is valid, and done if no older one may be used.
 func (l *listing) older(bad invalid, e entry) (v version, done bool) {
-	if e.create != bad.entry.create {
-		return version{}, true // of an earlier life of the key
-	}
 	if v, ok := l.known(bad.key, e); ok {
 		return v, true
 	}

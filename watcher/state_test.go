@@ -144,6 +144,17 @@ func TestALostDeletionIsARecreation(t *testing.T) {
 	}
 }
 
+func TestAnotherCreateRevisionIsARecreation(t *testing.T) {
+	t.Parallel()
+	m := newModel(1)
+	m.put(backendA, good)
+	s, _ := listed(t, m.snapshot())
+	change, _ := s.apply(9, []entry{{key: backendA, create: 8, mod: 9, value: []byte(bad)}})
+	if len(change.Puts) != 1 || change.Puts[0].Definition != nil {
+		t.Errorf("change = %+v, want nothing kept of the key's earlier life", change)
+	}
+}
+
 func TestARelistLeavesOutWhatDidNotChange(t *testing.T) {
 	t.Parallel()
 	before := newModel(1)

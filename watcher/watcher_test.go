@@ -269,6 +269,41 @@ func TestRestoreWithOtherValuesAtTheSameRevisions(t *testing.T) {
 	})
 }
 
+func TestRestoreThatChangesNothingOfOurs(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *bench) {
+		old := b.model.snapshot()
+		b.model.elsewhere(100)
+		time.Sleep(recovery)
+		b.model.restart(old)
+		time.Sleep(recovery)
+		c := b.changes[len(b.changes)-1]
+		if len(b.changes) != 2 || len(c.Puts)+len(c.Deletes) != 0 || c.Revision != old.revision {
+			t.Errorf("changes = %+v, want one more, of nothing but revision %d", b.changes, old.revision)
+		}
+		if s := b.Status(); s.Seen != old.revision {
+			t.Errorf("seen = %d, want %d", s.Seen, old.revision)
+		}
+	})
+}
+
+func TestALowerTermIsAnotherHistory(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *bench) {
+		h := b.model.snapshot()
+		h.term--
+		b.model.restart(h)
+		time.Sleep(recovery)
+		if s := b.Status(); s.Relists != 1 || len(b.changes) != 1 {
+			t.Errorf("%d relists, %d changes, want one, and none but the first", s.Relists, len(b.changes))
+		}
+		h.term += 5
+		b.model.restart(h)
+		time.Sleep(recovery)
+		if s := b.Status(); s.Relists != 1 {
+			t.Errorf("%d relists after an election, want no other", s.Relists)
+		}
+	})
+}
+
 func TestRestoreThatOvertookTheRevisionSeen(t *testing.T) {
 	inBubble(t, func(t *testing.T, b *bench) {
 		old := b.model.snapshot()
@@ -282,6 +317,37 @@ func TestRestoreThatOvertookTheRevisionSeen(t *testing.T) {
 		time.Sleep(recovery)
 		b.check(t, "after the restore")
 	})
+}
+
+// A restore after which a deployment ran again: what was touched last looks the same.
+func TestRestoreThatRepeatsWhatTheMarksKnow(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		other string // what differs in it
+		value string
+	}{
+		{"a key more", "backends/aaa", better},
+		{"another value of the same transaction", "backends/m00", better},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, b *bench) {
+				old := b.model.snapshot()
+				deploy := map[string]*string{}
+				for i := range maxMarks - 1 {
+					deploy[fmt.Sprintf("backends/m%02d", i)] = pairs("", good)[""]
+				}
+				b.model.write(deploy)
+				settle()
+				b.model.cut(true)
+				b.model.restart(old)
+				deploy[tt.other] = &tt.value
+				b.model.write(deploy)
+				b.model.cut(false)
+				time.Sleep(recovery)
+				b.check(t, "after the restore")
+			})
+		})
+	}
 }
 
 func TestClusterReplaced(t *testing.T) {
@@ -403,20 +469,27 @@ func TestADeadConnectionIsNoticed(t *testing.T) {
 }
 
 func TestCompactionWhileCutOff(t *testing.T) {
-	for _, changed := range []bool{true, false} {
-		t.Run(fmt.Sprintf("changed=%t", changed), func(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		txn  map[string]*string
+	}{
+		{"nothing changed", nil},
+		{"changed", pairs(backendA, better)},
+		{"created", pairs("backends/c", good)},
+		{"deleted", pairs(backendA, "")},
+		{"created and deleted", pairs("backends/c", good, backendA, "")},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
 			inBubble(t, func(t *testing.T, b *bench) {
 				b.model.cut(true)
-				if changed {
-					b.model.write(pairs(backendA, better, backendB, ""))
-				}
+				b.model.write(tt.txn)
 				b.model.elsewhere(100)
 				b.model.compact(90)
 				time.Sleep(time.Minute)
 				b.model.cut(false)
 				time.Sleep(recovery)
 				b.check(t, "after the compaction")
-				if got := b.Status().Relists; (got == 1) != changed {
+				if got := b.Status().Relists; (got == 1) != (tt.txn != nil) {
 					t.Errorf("%d relists, want one only if something had changed", got)
 				}
 				b.model.put(backendA, best)
@@ -493,6 +566,7 @@ func TestSeenWaitsForTheReader(t *testing.T) {
 		t.Errorf("seen = %d before the first change was read, want 0", q.progress())
 	}
 	q.next(t.Context())
+	q.advance(10)
 	if q.progress() != 0 {
 		t.Errorf("seen = %d while the change is worked on, want 0", q.progress())
 	}
