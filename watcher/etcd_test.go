@@ -14,9 +14,9 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/goleak"
-	"go.uber.org/zap"
 	"pgregory.net/rapid"
 
+	"roster/store"
 	"roster/store/storetest"
 )
 
@@ -48,28 +48,33 @@ func (r *rig) Write(line []byte) (int, error) {
 	return r.log.Write(line)
 }
 
-func connect(t *testing.T, cfg clientv3.Config) *clientv3.Client {
+// connect opens a store as a node does.
+func connect(t *testing.T, cfg store.Config) *store.Store {
 	t.Helper()
-	cfg.Logger = zap.NewNop()
-	client, err := clientv3.New(cfg)
+	definitions, err := store.Open(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { client.Close() })
-	return client
+	t.Cleanup(func() { definitions.Close() })
+	return definitions
 }
 
 // watch starts a watcher through its own client, and waits for its first change.
-func watch(t *testing.T, direct *clientv3.Client, path clientv3.Config) *rig {
+func watch(t *testing.T, direct *clientv3.Client, path store.Config) *rig {
 	t.Helper()
 	return watchAs(t, quick, direct, path)
 }
 
-func watchAs(t *testing.T, cfg Config, direct *clientv3.Client, path clientv3.Config) *rig {
+func watchAs(t *testing.T, cfg Config, direct *clientv3.Client, path store.Config) *rig {
 	t.Helper()
 	r := &rig{t: t, etcd: direct, change: make(chan struct{}, 1), got: sum{}}
 	cfg.Logger = slog.New(slog.NewTextHandler(r, nil))
-	r.Watcher = newWatcher(cfg, etcd{connect(t, path), prefix})
+	cfg.Store = connect(t, path)
+	w, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Watcher = w
 	ctx, cancel := context.WithCancel(context.Background())
 	var all sync.WaitGroup
 	all.Go(func() { r.Run(ctx) })
@@ -80,7 +85,7 @@ func watchAs(t *testing.T, cfg Config, direct *clientv3.Client, path clientv3.Co
 	return r
 }
 
-func at(endpoints ...string) clientv3.Config { return clientv3.Config{Endpoints: endpoints} }
+func at(endpoints ...string) store.Config { return store.Config{Endpoints: endpoints} }
 
 func (r *rig) read(ctx context.Context) {
 	for {
@@ -200,7 +205,7 @@ func TestEtcdsOwnWatchStaysMuteAfterARestore(t *testing.T) {
 	seen := r.Status().Seen
 	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(t.Context()))
 	defer cancel()
-	theirs := connect(t, at(m.Endpoint())).Watch(ctx, prefix, clientv3.WithPrefix(), clientv3.WithRev(seen+1), clientv3.WithProgressNotify(), clientv3.WithCreatedNotify())
+	theirs := connect(t, at(m.Endpoint())).Client().Watch(ctx, prefix, clientv3.WithPrefix(), clientv3.WithRev(seen+1), clientv3.WithProgressNotify(), clientv3.WithCreatedNotify())
 	if first := <-theirs; !first.Created {
 		t.Fatalf("response = %+v, want the watch created", first)
 	}
@@ -450,11 +455,11 @@ func TestExpiredAuthentication(t *testing.T) {
 	must(root.UserAdd(ctx, "node", "node"))
 	must(root.UserGrantRole(ctx, "node", "reader"))
 	must(root.AuthEnable(ctx))
-	admin := connect(t, clientv3.Config{Endpoints: []string{m.Endpoint()}, Username: "root", Password: "secret"})
+	admin := connect(t, store.Config{Endpoints: []string{m.Endpoint()}, User: "root", Password: "secret"}).Client()
 	proxy := storetest.NewProxy(t, m.Address())
 
 	// The defaults: a password takes etcd long enough to check to slow itself down.
-	r := watchAs(t, Config{}, admin, clientv3.Config{Endpoints: []string{proxy.Endpoint()}, Username: "node", Password: "node"})
+	r := watchAs(t, Config{}, admin, store.Config{Endpoints: []string{proxy.Endpoint()}, User: "node", Password: "node"})
 	r.write(backendA, good)
 	r.same("with a password")
 
@@ -595,19 +600,17 @@ func TestAnyRealHistory(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, uint64(time.Now().UnixNano())))
 	draw := rapid.Custom(drawWrite)
 	saved := m.Snapshot()
-	var revision int64
 	for range 8 {
 		seed := random.Int()
 		for i := range 30 {
-			revision = write(t, r.etcd, draw.Example(seed+i))
+			write(t, r.etcd, draw.Example(seed+i))
 		}
 		r.same("after writes")
 		switch random.IntN(5) {
 		case 0:
 			proxy.Cut()
 			r.lost()
-			revision = write(t, r.etcd, draw.Example(seed))
-			m.Compact(revision - 1)
+			m.Compact(write(t, r.etcd, draw.Example(seed)) - 1)
 			proxy.Heal()
 			write(t, r.etcd, pairs("backends/a", good, "backends/b", good, "backends/team/c", good, "directors/d", "", "health/a", "", "backends/9", ""))
 		case 1:

@@ -167,6 +167,10 @@ func (w *Watcher) session(parent context.Context) (proven bool, err error) {
 		return false, because(ctx, fmt.Errorf("watch: %w", first.err))
 	}
 	if first.canceled != nil {
+		// Maybe the server has forgotten our login, which a read renews and a stream not.
+		if _, err := w.prove(ctx); errors.Is(err, errStale) {
+			return false, err
+		}
 		return false, fmt.Errorf("watch: %w", first.canceled)
 	}
 	if !first.created {
