@@ -37,6 +37,7 @@ type client struct {
 	headSince        time.Duration // the first byte of an incomplete head, else 0
 	reading, writing alarm
 	verdict          verdict // of receive
+	resting          bool    // idle, and the time for it is set
 	last             bool    // wait no more: serve what is there and end
 	ending           ending
 	sharp            bool // TCP_USER_TIMEOUT is set
@@ -182,6 +183,7 @@ func (c *client) receive(fd uintptr) bool {
 		c.state.Store(busy)
 		c.shard.received.Add(uint64(n))
 		c.in.w += n
+		c.resting = false
 		if c.verdict = c.feed(); c.verdict != more {
 			return true
 		}
@@ -208,6 +210,7 @@ func (c *client) receiveAny() error {
 		}
 		c.shard.received.Add(uint64(n))
 		c.in.w += n
+		c.resting = false
 		if c.verdict = c.feed(); c.verdict != more {
 			return nil
 		}
@@ -217,9 +220,12 @@ func (c *client) receiveAny() error {
 // rest prepares for a wait for more bytes. It is true if there is nothing to wait
 // for.
 func (c *client) rest() bool {
-	if c.in.empty() && c.headSince == 0 {
+	if c.work == nil || c.in.empty() && c.headSince == 0 {
 		c.giveWork()
-		c.armRead(c.p.now() + c.p.config.IdleTimeout)
+		if !c.resting {
+			c.resting = true
+			c.armRead(c.p.now() + c.p.config.IdleTimeout)
+		}
 	} else {
 		c.armRead(c.headSince + c.p.config.HeadTimeout)
 	}

@@ -47,9 +47,7 @@ func newRig(t testing.TB, c Config, defs definitions) *rig {
 	r.applier = table.NewApplier(r.pools)
 	r.apply(defs)
 	c.Table = r.applier.Current
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
-	}
+	c.Logger = slog.New(alarmed{slog.DiscardHandler, t})
 	if err := c.Validate(); err != nil {
 		t.Fatal(err)
 	}
@@ -257,4 +255,19 @@ func eventually(t testing.TB, is func() bool) {
 			t.Fatal("still not so")
 		}
 	}
+}
+
+// alarmed is a log in which an error fails the test.
+type alarmed struct {
+	slog.Handler
+	t testing.TB
+}
+
+func (a alarmed) Enabled(context.Context, slog.Level) bool { return true }
+
+func (a alarmed) Handle(_ context.Context, r slog.Record) error {
+	if r.Level >= slog.LevelError {
+		r.Attrs(func(at slog.Attr) bool { a.t.Errorf("logged: %s: %v", r.Message, at); return true })
+	}
+	return nil
 }

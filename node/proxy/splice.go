@@ -10,7 +10,7 @@ import (
 const (
 	// spliceAbove is the rest of a body from which on moving it within the kernel
 	// is worth the pipe and two more calls.
-	spliceAbove = 128 << 10
+	spliceAbove = 256 << 10
 	// spliceRest is left for the ordinary way, which gives the slot back before it
 	// sends the last bytes.
 	spliceRest = 16 << 10
