@@ -1,7 +1,9 @@
 package table
 
 import (
+	"sync"
 	"sync/atomic"
+	"time"
 
 	iradix "github.com/hashicorp/go-immutable-radix/v2"
 
@@ -20,12 +22,14 @@ type Applier struct {
 	pools   Pools
 	current atomic.Pointer[Table]
 
-	refs    []int32 // per slot: what keeps it: definitions, overrides, mentions
-	free    []Ref   // slots to give again
-	ages    ages
-	users   map[store.Key]map[string]struct{} // via and certificates -> the backends that need them
-	losers  map[store.Key]*claim              // definitions whose name an older key of the other kind holds
-	leaving map[string]*Runtime               // removed backends with requests in progress
+	refs   []int32 // per slot: what keeps it: definitions, overrides, mentions
+	free   []Ref   // slots to give again
+	ages   ages
+	users  map[store.Key]map[string]struct{} // via and certificates -> the backends that need them
+	losers map[store.Key]*claim              // definitions whose name an older key of the other kind holds
+
+	mu      sync.Mutex
+	leaving map[string]*Runtime // removed backends with requests in progress
 }
 
 // NewApplier returns an Applier with an empty table at revision 0.
@@ -43,6 +47,38 @@ func NewApplier(pools Pools) *Applier {
 
 // Current is the newest table. Any goroutine may ask.
 func (a *Applier) Current() *Table { return a.current.Load() }
+
+// Leaving counts the removed backends whose last request has not ended. Any
+// goroutine may ask.
+func (a *Applier) Leaving() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for name, r := range a.leaving {
+		if r.Active() == 0 {
+			delete(a.leaving, name)
+		}
+	}
+	return len(a.leaving)
+}
+
+// leave keeps a removed backend's runtime in sight until its last request ends.
+func (a *Applier) leave(name string, r *Runtime) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.leaving[name] = r
+}
+
+// comeBack returns what is left of a removed backend of that name, so that its
+// requests count against the new one's limit; else a new Runtime.
+func (a *Applier) comeBack(name string) *Runtime {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if r := a.leaving[name]; r != nil {
+		delete(a.leaving, name)
+		return r
+	}
+	return new(Runtime)
+}
 
 // Apply makes the table that follows from a change, publishes it, and then
 // releases what no newer table uses: pools lose their reference, the queues of
@@ -106,7 +142,7 @@ func (w *work) commit() *Table {
 	for _, f := range w.after {
 		f()
 	}
-	w.sweep()
+	w.Leaving()
 	return t
 }
 
@@ -206,7 +242,7 @@ func (w *work) override(key store.Key, c *claim) {
 		s = w.edit.at(ref)
 	}
 	next := *s
-	next.Override = nil
+	next.Override, next.Since = nil, time.Now()
 	if c != nil {
 		next.Override = &Override{Def: c.def.(*store.Health), CreateRevision: c.create, ModRevision: c.mod}
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"container/heap"
 	"fmt"
+	"time"
 
 	"roster/balancer"
 	"roster/pool"
@@ -101,7 +102,7 @@ func (w *work) setBackend(name string, c *claim) {
 		w.t.counts.Backends--
 		delete(w.compile, name)
 		w.after = append(w.after, func() {
-			w.leaving[name] = old.Runtime
+			w.leave(name, old.Runtime)
 			old.Runtime.Fail()
 			if old.Pool != nil {
 				old.Pool.Release()
@@ -116,16 +117,16 @@ func (w *work) setBackend(name string, c *claim) {
 		ref = w.mention(name)
 		s = w.edit.at(ref)
 		w.t.counts.Backends++
-		if b.Runtime = w.leaving[name]; b.Runtime == nil {
-			b.Runtime = new(Runtime)
-		}
-		delete(w.leaving, name)
+		b.Runtime = w.comeBack(name)
 	}
 	if old == nil || old.CreateRevision != c.create {
 		w.ages.push(age{c.create, name, ref}, w.t.counts.Backends, w.edit.vector)
 	}
 	next := *s
 	next.Backend = b
+	if old == nil {
+		next.Since = time.Now()
+	}
 	w.edit.set(ref, &next)
 	w.need(b, true)
 	w.compile[name] = struct{}{}
@@ -266,15 +267,6 @@ func (w *work) acquire(def *store.Backend) (*pool.Pool, error) {
 		return nil, err
 	}
 	return w.pools.Acquire(def, deps)
-}
-
-// sweep forgets the removed backends whose last request has ended.
-func (a *Applier) sweep() {
-	for name, r := range a.leaving {
-		if r.Active() == 0 {
-			delete(a.leaving, name)
-		}
-	}
 }
 
 // ages finds the oldest backend: a heap by create revision, then name. Entries

@@ -27,10 +27,10 @@ func Normalize(dst, path []byte) ([]byte, error) {
 		case c == 0:
 			return nil, ErrPath
 		case c == '%':
-			if i+2 >= len(path) || hex(path[i+1]) < 0 || hex(path[i+2]) < 0 {
+			if i+2 >= len(path) || digit(path[i+1]) < 0 || digit(path[i+2]) < 0 {
 				return nil, ErrPath
 			}
-			o := byte(hex(path[i+1])<<4 | hex(path[i+2]))
+			o := byte(digit(path[i+1])<<4 | digit(path[i+2]))
 			i += 3
 			switch {
 			case o == 0:
@@ -108,7 +108,7 @@ func normal(p []byte) bool {
 
 const upper = "0123456789ABCDEF"
 
-func hex(c byte) int {
+func digit(c byte) int {
 	switch {
 	case '0' <= c && c <= '9':
 		return int(c - '0')

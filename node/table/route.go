@@ -270,8 +270,8 @@ func unescape(b []byte) string {
 		switch {
 		case b[i] == '+':
 			out = append(out, ' ')
-		case b[i] == '%' && i+2 < len(b) && hex(b[i+1]) >= 0 && hex(b[i+2]) >= 0:
-			out = append(out, byte(hex(b[i+1])<<4|hex(b[i+2])))
+		case b[i] == '%' && i+2 < len(b) && digit(b[i+1]) >= 0 && digit(b[i+2]) >= 0:
+			out = append(out, byte(digit(b[i+1])<<4|digit(b[i+2])))
 			i += 2
 		default:
 			out = append(out, b[i])

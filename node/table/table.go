@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"time"
 
 	iradix "github.com/hashicorp/go-immutable-radix/v2"
 
@@ -25,6 +26,7 @@ type Slot struct {
 	Backend  *Backend
 	Director *Director
 	Override *Override // the operator's word on its health; nil = none
+	Since    time.Time // when its health last changed, or it came to be
 }
 
 // Backend is one backend as one table sees it. It never changes.
@@ -74,6 +76,11 @@ type Rejection struct {
 	Key      store.Key
 	Revision int64 // the rejected one
 	Err      error
+}
+
+// Available says whether new requests may be sent to the slot's backend.
+func (s *Slot) Available() bool {
+	return s.Backend != nil && s.Backend.Pool != nil && !s.refused()
 }
 
 // Table is everything a node serves by, at one revision.
@@ -257,13 +264,13 @@ func (tr *trail) pop() { tr.depth-- }
 
 func (t *Table) available(ref Ref, tr *trail) bool {
 	s := t.slots.at(ref)
-	if s == nil || s.refused() {
+	if s == nil {
 		return false
 	}
 	if s.Backend != nil {
-		return s.Backend.Pool != nil
+		return s.Available()
 	}
-	if s.Director == nil || !tr.push(ref) {
+	if s.Director == nil || s.refused() || !tr.push(ref) {
 		return false
 	}
 	defer tr.pop()

@@ -1,0 +1,174 @@
+// Package admin is a node's admin API: what an operator, a balancer's health
+// check or Prometheus asks one node over HTTP. Answers are JSON.
+//
+// It listens on loopback, where nobody needs a password. So that a web page
+// which the operator visits cannot read it by way of a DNS name that points to
+// 127.0.0.1, a request's Host has to be a loopback name or one of
+// Server.Hosts. Nothing here writes.
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"roster/node/table"
+)
+
+// Node is what the API shows.
+type Node interface {
+	Table() *table.Table
+	Status() Status
+	Ready() bool
+}
+
+// Server answers for one node.
+type Server struct {
+	Node    Node
+	Hosts   []string     // names that Host may be, besides loopback's
+	Metrics http.Handler // of /metrics
+}
+
+// Serve answers on ln until ctx ends, then closes it and all connections.
+func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
+	server := &http.Server{
+		Handler:           s.Handler(),
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+	}
+	stop := context.AfterFunc(ctx, func() { server.Close() })
+	defer stop()
+	if err := server.Serve(ln); ctx.Err() == nil {
+		return fmt.Errorf("admin: %w", err)
+	}
+	return nil
+}
+
+// Handler is the API without its listener.
+func (s *Server) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("GET /readyz", s.readyz)
+	mux.Handle("GET /metrics", s.Metrics)
+	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, s.Node.Status()) })
+	mux.HandleFunc("GET /v1/backends", s.backends)
+	mux.HandleFunc("GET /v1/backends/{name...}", s.backend)
+	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		fail(w, http.StatusNotFound, "nothing is at %s; see /v1/status, /v1/backends, /metrics, /healthz and /readyz", r.URL.Path)
+	})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !s.allowed(r.Host) {
+			fail(w, http.StatusMisdirectedRequest, "Host is %q, want a loopback name or one given by --admin-host", r.Host)
+			return
+		}
+		w.Header().Set("Cache-Control", "no-store")
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		mux.ServeHTTP(w, r)
+	})
+}
+
+// allowed says whether a Host is one that only a user of this machine sends.
+func (s *Server) allowed(host string) bool {
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	host = strings.ToLower(strings.Trim(host, "[]"))
+	if ip, err := netip.ParseAddr(host); err == nil {
+		return ip.IsLoopback()
+	}
+	return host == "localhost" || slices.ContainsFunc(s.Hosts, func(h string) bool { return strings.EqualFold(h, host) })
+}
+
+func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) {
+	if s.Node.Ready() {
+		fmt.Fprintln(w, "ready")
+		return
+	}
+	w.WriteHeader(http.StatusServiceUnavailable)
+	if s.Node.Status().Draining {
+		fmt.Fprintln(w, "not ready: draining")
+		return
+	}
+	fmt.Fprintln(w, "not ready: no revision of etcd is applied yet")
+}
+
+// List is how lists come: one revision, and where the next page begins.
+type List[T any] struct {
+	Revision int64  `json:"revision"`
+	Items    []T    `json:"items"`
+	Next     string `json:"next,omitempty"` // value of ?after= for the next page; none if this was the last
+}
+
+// limits of a page.
+const (
+	defaultLimit = 1000
+	maxLimit     = 10_000
+)
+
+func (s *Server) backends(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	for name := range q {
+		if !slices.Contains([]string{"under", "limit", "after"}, name) {
+			fail(w, http.StatusBadRequest, "parameter %q is not known, want under, limit or after", name)
+			return
+		}
+	}
+	limit := defaultLimit
+	if v := q.Get("limit"); v != "" {
+		n, err := strconv.Atoi(v)
+		if err != nil || n < 1 || n > maxLimit {
+			fail(w, http.StatusBadRequest, "limit is %q, want 1 to %d", v, maxLimit)
+			return
+		}
+		limit = n
+	}
+	t := s.Node.Table()
+	list := List[Backend]{Revision: t.Revision(), Items: []Backend{}}
+	for slot := range t.Slots(q.Get("under"), q.Get("after")) {
+		if slot.Backend == nil {
+			continue
+		}
+		if len(list.Items) == limit {
+			list.Next = list.Items[limit-1].Name
+			break
+		}
+		list.Items = append(list.Items, backendOf(slot))
+	}
+	answer(w, http.StatusOK, list)
+}
+
+func (s *Server) backend(w http.ResponseWriter, r *http.Request) {
+	t := s.Node.Table()
+	name := r.PathValue("name")
+	slot := t.Lookup(name)
+	if slot == nil || slot.Backend == nil {
+		fail(w, http.StatusNotFound, "backend %q is not defined at revision %d", name, t.Revision())
+		return
+	}
+	answer(w, http.StatusOK, backendOf(slot))
+}
+
+func answer(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	enc.Encode(v) // an error means that the client has gone
+}
+
+func fail(w http.ResponseWriter, status int, format string, args ...any) {
+	answer(w, status, map[string][]string{"errors": {fmt.Sprintf(format, args...)}})
+}

@@ -1,0 +1,171 @@
+package admin
+
+import (
+	"encoding/json"
+	"errors"
+	"time"
+
+	"github.com/hashicorp/go-multierror"
+
+	"roster/node/table"
+	"roster/store"
+)
+
+// Status is a node's answer to how it is.
+type Status struct {
+	Node     string `json:"node"`
+	Version  string `json:"version"`
+	Ready    bool   `json:"ready"`
+	Draining bool   `json:"draining"`
+	// Revision is the newest one that touched the prefix and is applied, 0
+	// before the first; Seen moves with every revision seen.
+	Revision int64      `json:"revision"`
+	Seen     int64      `json:"seen"`
+	Digest   string     `json:"digest"`
+	Etcd     Etcd       `json:"etcd"`
+	Rejected []Rejected `json:"rejected"`
+	Dangling []Dangling `json:"dangling"`
+	Warnings []Warning  `json:"warnings"`
+	// HeldList says why an empty list from etcd is not believed.
+	HeldList string `json:"held_list,omitempty"`
+	Ignored  int    `json:"ignored"` // keys under the prefix that are no definitions
+	Leaving  int    `json:"leaving"` // removed backends with requests in progress
+	Counts   Counts `json:"counts"`
+}
+
+// Etcd is how the node stands with etcd.
+type Etcd struct {
+	Connected bool   `json:"connected"`
+	FreshMS   *int64 `json:"fresh_ms"` // since it was last proven that nothing was missed; null before the first time
+	Endpoint  string `json:"endpoint"`
+	Cluster   string `json:"cluster"`
+	Error     string `json:"error,omitempty"`
+	Relists   int64  `json:"relists"`
+}
+
+// Rejected is a key whose newest value is not in effect.
+type Rejected struct {
+	Key      string   `json:"key"`
+	Revision int64    `json:"revision"`
+	Errors   []string `json:"errors"`
+}
+
+// Dangling is a reference to a name that is not defined.
+type Dangling struct {
+	Key     string `json:"key"`
+	Missing string `json:"missing"`
+}
+
+// Warning is what is odd about a definition that is in effect.
+type Warning struct {
+	Key      string   `json:"key"`
+	Warnings []string `json:"warnings"`
+}
+
+// Counts are the sizes of the node's table.
+type Counts struct {
+	Backends     int `json:"backends"`
+	Directors    int `json:"directors"`
+	Routes       int `json:"routes"`
+	Probes       int `json:"probes"`
+	Certificates int `json:"certificates"`
+	Rejected     int `json:"rejected"`
+	Dangling     int `json:"dangling"`
+}
+
+// maxListed bounds each list of a status: it is for people. Counts are whole.
+const maxListed = 100
+
+// Describe fills in what a table says.
+func (s *Status) Describe(t *table.Table) {
+	c := t.Counts()
+	s.Counts = Counts{Backends: c.Backends, Directors: c.Directors, Routes: c.Routes,
+		Probes: c.Probes, Certificates: c.Certificates, Rejected: c.Rejected}
+	s.Rejected, s.Dangling, s.Warnings = []Rejected{}, []Dangling{}, []Warning{}
+	for r := range t.Rejected() {
+		if len(s.Rejected) == maxListed {
+			break
+		}
+		s.Rejected = append(s.Rejected, Rejected{Key: r.Key.String(), Revision: r.Revision, Errors: messages(r.Err)})
+	}
+	for key, missing := range t.Dangling() {
+		if s.Counts.Dangling++; s.Counts.Dangling <= maxListed {
+			s.Dangling = append(s.Dangling, Dangling{Key: key.String(), Missing: missing})
+		}
+	}
+	for key, warnings := range t.Warnings() {
+		if len(s.Warnings) == maxListed {
+			break
+		}
+		s.Warnings = append(s.Warnings, Warning{Key: key, Warnings: warnings})
+	}
+}
+
+// messages takes the errors of one value apart.
+func messages(err error) []string {
+	var all *multierror.Error
+	if !errors.As(err, &all) {
+		return []string{err.Error()}
+	}
+	list := make([]string, len(all.Errors))
+	for i, e := range all.Errors {
+		list[i] = e.Error()
+	}
+	return list
+}
+
+// Backend is a backend as a node sees it.
+type Backend struct {
+	Name        string          `json:"name"`
+	Revision    int64           `json:"revision"`
+	Definition  json.RawMessage `json:"definition"`
+	Health      Health          `json:"health"`
+	Requests    Requests        `json:"requests"`
+	Connections Connections     `json:"connections"`
+}
+
+// Health is whether a backend is chosen for new requests, and who says so.
+type Health struct {
+	State  store.HealthState `json:"state"` // healthy or sick
+	Admin  store.HealthState `json:"admin"` // the operator's word, else auto
+	Reason string            `json:"reason,omitempty"`
+	Since  time.Time         `json:"since"` // on this node
+}
+
+// Requests are counts of one backend on this node.
+type Requests struct {
+	Active int    `json:"active"`
+	Queued int    `json:"queued"`
+	Total  uint64 `json:"total"`
+}
+
+// Connections are those of a backend's pool, which others may share.
+type Connections struct {
+	Active int `json:"active"`
+	Idle   int `json:"idle"`
+}
+
+func backendOf(slot *table.Slot) Backend {
+	b := slot.Backend
+	out := Backend{
+		Name:       b.Name,
+		Revision:   b.ModRevision,
+		Definition: store.Encode(b.Def),
+		Health:     Health{State: store.Sick, Admin: store.Auto, Since: slot.Since},
+		Requests:   Requests{Active: b.Runtime.Active(), Queued: b.Runtime.Queued(), Total: b.Runtime.Requests.Load()},
+	}
+	if slot.Available() {
+		out.Health.State = store.Healthy
+	}
+	if o := slot.Override; o != nil {
+		out.Health.Admin, out.Health.Reason = o.Def.State, o.Def.Reason
+	}
+	if b.Fault != nil {
+		out.Health.Reason = b.Fault.Error()
+	}
+	if b.Pool != nil {
+		stats := b.Pool.Stats()
+		out.Connections = Connections{Active: stats.Active, Idle: stats.Idle}
+	}
+	return out
+}

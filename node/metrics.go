@@ -1,0 +1,189 @@
+package node
+
+import (
+	"math/bits"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"roster/exchange"
+	"roster/node/proxy"
+)
+
+// perBackend is up to how many backends each has series of its own. Above it,
+// only sums are exported: at six series a backend a scrape of 100,000 would be
+// some 60 MB.
+const perBackend = 1000
+
+// latency counts durations by powers of two of a microsecond.
+type latency struct {
+	buckets [32]atomic.Uint64 // i: below 2^i us
+	sum     atomic.Int64      // ns
+}
+
+func (l *latency) observe(d time.Duration) {
+	l.buckets[min(bits.Len64(uint64(max(d, 0)/time.Microsecond)), len(l.buckets)-1)].Add(1)
+	l.sum.Add(int64(d))
+}
+
+func (l *latency) metric(desc *prometheus.Desc) prometheus.Metric {
+	buckets := make(map[float64]uint64)
+	var count uint64
+	for i := range l.buckets {
+		count += l.buckets[i].Load()
+		if i < 24 { // 8 s
+			buckets[float64(uint64(1)<<i)/1e6] = count
+		}
+	}
+	return prometheus.MustNewConstHistogram(desc, count, time.Duration(l.sum.Load()).Seconds(), buckets)
+}
+
+// metrics serves the node's metrics. They are read from the runtime objects at
+// the scrape, so that requests pay for an atomic add and no more.
+func (n *Node) metrics() http.Handler {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), &collector{node: n})
+	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
+}
+
+type collector struct{ node *Node }
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("roster_"+name, help, labels, nil)
+}
+
+var (
+	buildInfo = desc("build_info", "Always 1; the version is a label.", "version")
+	ready     = desc("ready", "1 if the node is ready for clients.")
+
+	appliedRevision = desc("applied_revision", "Newest etcd revision that touched the prefix and is applied.")
+	seenRevision    = desc("seen_revision", "Newest etcd revision that the node has seen.")
+	connected       = desc("etcd_connected", "1 while a watch is open on the expected history of etcd.")
+	staleness       = desc("etcd_staleness_seconds", "Time since it was last proven that no change was missed.")
+	relists         = desc("etcd_relists_total", "Complete lists of the prefix after the first.")
+	applySeconds    = desc("apply_duration_seconds", "From a change's receipt to its table being in effect.")
+	definitions     = desc("definitions", "Definitions in effect.", "kind")
+	rejected        = desc("definitions_rejected", "Keys whose newest value is not in effect.")
+	ignored         = desc("keys_ignored", "Keys under the prefix that are no definitions.")
+	leaving         = desc("backends_leaving", "Removed backends that still have requests in progress.")
+	pools           = desc("pools", "Connection pools, by distinct address.")
+	localFaults     = desc("local_faults_total", "Connections not made for want of ports or descriptors.")
+
+	requests     = desc("requests_total", "Requests by class of the answer; none where the client got no answer.", "class")
+	failures     = desc("request_failures_total", "Requests that failed, by what went wrong.", "kind")
+	retries      = desc("request_retries_total", "Requests sent once more, to the same or another backend.")
+	duration     = desc("request_duration_seconds", "From a request's head received to its answer's last byte sent.")
+	clients      = desc("client_connections", "Open connections of clients.")
+	accepted     = desc("client_connections_total", "Connections accepted from clients.")
+	received     = desc("client_received_bytes_total", "Bytes received from clients.")
+	sent         = desc("client_sent_bytes_total", "Bytes sent to clients.")
+	allActive    = desc("backends_requests_active", "Requests in progress, over all backends.")
+	allQueued    = desc("backends_requests_queued", "Requests waiting for a slot, over all backends.")
+	backendCount = desc("backend_requests_total", "Requests given to a backend. Only up to 1000 backends have series of their own.", "backend")
+	backendFails = desc("backend_failures_total", "Requests that got no whole answer from a backend.", "backend")
+	active       = desc("backend_requests_active", "Requests in progress.", "backend")
+	queued       = desc("backend_requests_queued", "Requests waiting for a slot.", "backend")
+	healthy      = desc("backend_available", "1 if new requests may be sent to the backend.", "backend")
+	connections  = desc("backend_connections", "Connections of a backend's pool, which others at its address share.", "backend", "state")
+)
+
+// Describe sends nothing: which series there are depends on the table.
+func (c *collector) Describe(chan<- *prometheus.Desc) {}
+
+func (c *collector) Collect(out chan<- prometheus.Metric) {
+	n := c.node
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	count := func(d *prometheus.Desc, v uint64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
+	}
+	flag := func(d *prometheus.Desc, v bool, labels ...string) {
+		if v {
+			gauge(d, 1, labels...)
+		} else {
+			gauge(d, 0, labels...)
+		}
+	}
+	gauge(buildInfo, 1, n.config.Version)
+	flag(ready, n.Ready())
+
+	t, w := n.Table(), n.watcher.Status()
+	gauge(appliedRevision, float64(t.Revision()))
+	gauge(seenRevision, float64(w.Seen))
+	flag(connected, w.Connected)
+	if !w.Fresh.IsZero() {
+		gauge(staleness, time.Since(w.Fresh).Seconds())
+	}
+	count(relists, uint64(w.Relists))
+	out <- n.latency.metric(applySeconds)
+	counts := t.Counts()
+	gauge(definitions, float64(counts.Backends), "backends")
+	gauge(definitions, float64(counts.Directors), "directors")
+	gauge(definitions, float64(counts.Routes), "routes")
+	gauge(definitions, float64(counts.Probes), "probes")
+	gauge(definitions, float64(counts.Certificates), "certificates")
+	gauge(rejected, float64(counts.Rejected))
+	gauge(ignored, float64(w.Ignored))
+	gauge(leaving, float64(n.applier.Leaving()))
+	gauge(pools, float64(n.pools.Pools()))
+	count(localFaults, n.pools.LocalFaults())
+
+	s := n.proxy.Stats()
+	for class, v := range s.Requests {
+		count(requests, v, [...]string{"none", "1xx", "2xx", "3xx", "4xx", "5xx"}[class])
+	}
+	for kind, v := range s.Failures {
+		if exchange.Kind(kind) != exchange.None {
+			count(failures, v, exchange.Kind(kind).String())
+		}
+	}
+	count(retries, s.Retries)
+	out <- histogram(duration, s.Latency)
+	gauge(clients, float64(s.Connections))
+	count(accepted, s.Accepted)
+	count(received, s.Received)
+	count(sent, s.Sent)
+
+	var sumActive, sumQueued int
+	for slot := range t.Slots("", "") {
+		b := slot.Backend
+		if b == nil {
+			continue
+		}
+		sumActive += b.Runtime.Active()
+		sumQueued += b.Runtime.Queued()
+		if counts.Backends > perBackend {
+			continue
+		}
+		count(backendCount, b.Runtime.Requests.Load(), b.Name)
+		count(backendFails, b.Runtime.Failures.Load(), b.Name)
+		gauge(active, float64(b.Runtime.Active()), b.Name)
+		gauge(queued, float64(b.Runtime.Queued()), b.Name)
+		flag(healthy, slot.Available(), b.Name)
+		if b.Pool != nil {
+			stats := b.Pool.Stats()
+			gauge(connections, float64(stats.Active), b.Name, "active")
+			gauge(connections, float64(stats.Idle), b.Name, "idle")
+		}
+	}
+	gauge(allActive, float64(sumActive))
+	gauge(allQueued, float64(sumQueued))
+}
+
+// histogram halves the proxy's resolution: two buckets for each doubling.
+func histogram(desc *prometheus.Desc, l proxy.Latency) prometheus.Metric {
+	buckets := make(map[float64]uint64)
+	var count uint64
+	for i, v := range l.Buckets {
+		count += v
+		if i%2 == 1 {
+			buckets[l.Bound(i).Seconds()] = count
+		}
+	}
+	return prometheus.MustNewConstHistogram(desc, count, l.Sum.Seconds(), buckets)
+}

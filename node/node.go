@@ -1,0 +1,320 @@
+// Package node is one proxy node: it follows a prefix of etcd, keeps a table of
+// what is there, and serves clients by it.
+//
+// It joins the rooms below and owns what they share: the listeners, the table,
+// the order in which things start and end. A definition's way through it is
+// watcher, then [table.Applier], then one atomic pointer that the proxy loads
+// once per request.
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"roster/node/admin"
+	"roster/node/proxy"
+	"roster/node/table"
+	"roster/pool"
+	"roster/store"
+	"roster/store/embedded"
+	"roster/watcher"
+)
+
+// firstTable is how long clients wait in the listeners' queues for the first
+// table of a node that starts. After it they are answered 503.
+const firstTable = time.Second
+
+// Node is one proxy node. Use New.
+type Node struct {
+	config   Config
+	store    *store.Store
+	watcher  *watcher.Watcher
+	pools    *pool.Manager
+	applier  *table.Applier
+	proxy    *proxy.Proxy
+	applied  chan struct{} // closed once the first table is there
+	draining atomic.Bool
+	latency  latency
+}
+
+// New checks the configuration. It starts nothing.
+func New(c Config) (*Node, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	return &Node{config: c.withDefaults(), applied: make(chan struct{})}, nil
+}
+
+// Run serves until ctx ends and then drains: the node is not ready, after
+// DrainDelay it stops to accept, and requests in flight have DrainTimeout to
+// finish. It returns nil after that, or why it could not go on. Call it once.
+func (n *Node) Run(ctx context.Context) error {
+	log := n.config.Logger
+	listeners, err := n.listen()
+	if err != nil {
+		return err
+	}
+	defer func() {
+		for _, l := range listeners {
+			l.Close()
+		}
+	}()
+	var adminListener net.Listener
+	if n.config.Admin != "" {
+		if adminListener, err = net.Listen("tcp", n.config.Admin); err != nil {
+			return fmt.Errorf("node: admin: %w", err)
+		}
+		defer adminListener.Close()
+	}
+
+	var etcdFailed <-chan error
+	if n.config.Embedded != nil {
+		log.Info("starting embedded etcd", "data", n.config.Embedded.Dir)
+		etcd, err := embedded.Start(ctx, *n.config.Embedded)
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return fmt.Errorf("node: %w", err)
+		}
+		defer etcd.Close()
+		etcdFailed = etcd.Err()
+		n.config.Store.Endpoints = []string{etcd.Endpoint()}
+		log.Info("embedded etcd is ready", "endpoint", etcd.Endpoint())
+	}
+	if err := n.build(adminListener); err != nil {
+		return err
+	}
+	defer n.store.Close()
+
+	// What is below the proxy outlives it, so that requests in flight finish.
+	below, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	g, gctx := errgroup.WithContext(below)
+	g.Go(func() error { return n.watcher.Run(gctx) })
+	g.Go(func() error { return n.pools.Run(gctx) })
+	g.Go(func() error { return n.apply(gctx) })
+	if adminListener != nil {
+		server := &admin.Server{Node: n, Hosts: n.config.AdminHosts, Metrics: n.metrics()}
+		g.Go(func() error { return server.Serve(gctx, adminListener) })
+	}
+	g.Go(func() error {
+		defer stop()
+		return n.serve(ctx, gctx, listeners)
+	})
+	if etcdFailed != nil {
+		g.Go(func() error {
+			select {
+			case err := <-etcdFailed:
+				return fmt.Errorf("node: embedded etcd: %w", err)
+			case <-gctx.Done():
+				return nil
+			}
+		})
+	}
+	err = g.Wait()
+	log.Info("stopped")
+	return err
+}
+
+// listen opens all listeners, or none.
+func (n *Node) listen() (all []net.Listener, err error) {
+	for _, address := range n.config.Listen {
+		network, address, err := network(address)
+		if err == nil {
+			var l net.Listener
+			if l, err = net.Listen(network, address); err == nil {
+				all = append(all, l)
+				continue
+			}
+		}
+		for _, l := range all {
+			l.Close()
+		}
+		return nil, fmt.Errorf("node: listen: %w", err)
+	}
+	return all, nil
+}
+
+// build makes the parts, now that every address is known.
+func (n *Node) build(adminListener net.Listener) (err error) {
+	c := &n.config
+	c.Store.Logger = c.Logger
+	if n.store, err = store.Open(c.Store); err != nil {
+		return fmt.Errorf("node: %w", err)
+	}
+	rules := c.Destinations
+	if adminListener != nil {
+		rules.Self = append(rules.Self, adminListener.Addr().(*net.TCPAddr).AddrPort())
+	}
+	if c.Embedded != nil {
+		rules.Self = append(rules.Self, addresses(c.Store.Endpoints)...)
+	}
+	if n.watcher, err = watcher.New(watcher.Config{Store: n.store, UnknownFields: c.UnknownFields, Logger: c.Logger}); err != nil {
+		return fmt.Errorf("node: %w", err)
+	}
+	n.pools = pool.New(pool.Config{DNSInterval: c.DNSInterval, Rules: rules, Logger: c.Logger})
+	n.applier = table.NewApplier(n.pools)
+	n.proxy = proxy.New(proxy.Config{Table: n.applier.Current, Await: n.await, Exchange: c.Proxy, Logger: c.Logger})
+	return nil
+}
+
+// serve runs the proxy until ctx ends, then drains it. Work that outlives ctx
+// ends with below.
+func (n *Node) serve(ctx, below context.Context, listeners []net.Listener) error {
+	log := n.config.Logger
+	select {
+	case <-n.applied:
+	case <-time.After(firstTable):
+		log.Warn("no definitions yet: requests are answered 503", "waiting_for", n.config.Store.Endpoints)
+	case <-ctx.Done():
+		return nil
+	}
+	g, gctx := errgroup.WithContext(below)
+	for _, l := range listeners {
+		log.Info("serving", "address", l.Addr().String())
+		g.Go(func() error {
+			if err := n.proxy.Serve(gctx, l); err != nil {
+				return fmt.Errorf("node: %s: %w", l.Addr(), err)
+			}
+			return nil
+		})
+	}
+	g.Go(func() error {
+		select {
+		case <-ctx.Done():
+		case <-gctx.Done():
+			return nil
+		}
+		n.drain(gctx)
+		return nil
+	})
+	return g.Wait()
+}
+
+func (n *Node) drain(ctx context.Context) {
+	log := n.config.Logger
+	n.draining.Store(true)
+	n.proxy.Retire()
+	if n.config.DrainDelay > 0 {
+		log.Info("not ready any more", "accepting_for", n.config.DrainDelay)
+		select {
+		case <-time.After(n.config.DrainDelay):
+		case <-ctx.Done():
+		}
+	}
+	log.Info("draining", "timeout", n.config.DrainTimeout)
+	ctx, cancel := context.WithTimeout(ctx, n.config.DrainTimeout)
+	defer cancel()
+	if err := n.proxy.Drain(ctx); errors.Is(err, context.DeadlineExceeded) {
+		log.Warn("requests were cut off", "drain_timeout", n.config.DrainTimeout)
+	}
+}
+
+// apply is the only one to change the table.
+func (n *Node) apply(ctx context.Context) error {
+	for first := true; ; first = false {
+		change, err := n.watcher.Next(ctx)
+		if err != nil {
+			return nil // ctx has ended
+		}
+		t := n.applier.Apply(change)
+		took := time.Since(change.Received)
+		n.latency.observe(took)
+		if first {
+			close(n.applied)
+		}
+		c := t.Counts()
+		n.config.Logger.Debug("applied", "revision", t.Revision(), "puts", len(change.Puts), "deletes", len(change.Deletes),
+			"took", took, "digest", t.Digest(), "backends", c.Backends)
+		for _, item := range change.Puts {
+			if item.Rejected != nil {
+				n.config.Logger.Warn("definition rejected", "key", item.Key, "revision", item.Rejected.Revision,
+					"in_effect", item.ModRevision, "error", item.Rejected.Err)
+			}
+		}
+	}
+}
+
+// await returns nil once the table has seen a revision, or ctx's error.
+func (n *Node) await(ctx context.Context, revision int64) error {
+	const pause = 5 * time.Millisecond
+	for n.seen() < revision {
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+func (n *Node) seen() int64 { return max(n.watcher.Status().Seen, n.Table().Revision()) }
+
+// Table is the newest table.
+func (n *Node) Table() *table.Table { return n.applier.Current() }
+
+// Ready says whether clients should be sent here: a whole revision is applied,
+// and the node is not draining. Losing etcd does not change it.
+func (n *Node) Ready() bool {
+	select {
+	case <-n.applied:
+		return !n.draining.Load()
+	default:
+		return false
+	}
+}
+
+// Status is what the node knows of itself.
+func (n *Node) Status() admin.Status {
+	w := n.watcher.Status()
+	t := n.Table()
+	s := admin.Status{
+		Node:     n.config.ID,
+		Version:  n.config.Version,
+		Ready:    n.Ready(),
+		Draining: n.draining.Load(),
+		Revision: t.Revision(),
+		Seen:     w.Seen,
+		Digest:   t.Digest().String(),
+		Etcd: admin.Etcd{
+			Connected: w.Connected,
+			Endpoint:  w.Endpoint,
+			Error:     w.Error,
+			Cluster:   fmt.Sprintf("%x", w.Cluster),
+			Relists:   w.Relists,
+		},
+		HeldList: w.Held,
+		Ignored:  w.Ignored,
+		Leaving:  n.applier.Leaving(),
+	}
+	if !w.Fresh.IsZero() {
+		ms := time.Since(w.Fresh).Milliseconds()
+		s.Etcd.FreshMS = &ms
+	}
+	s.Describe(t)
+	return s
+}
+
+// addresses are the endpoints that are numeric.
+func addresses(endpoints []string) (all []netip.AddrPort) {
+	for _, e := range endpoints {
+		for i := len(e); i > 0; i-- { // what follows a scheme
+			if e[i-1] == '/' {
+				e = e[i:]
+				break
+			}
+		}
+		if a, err := netip.ParseAddrPort(e); err == nil {
+			all = append(all, a)
+		}
+	}
+	return all
+}
