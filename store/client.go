@@ -40,7 +40,7 @@ type Config struct {
 	CA, Cert, KeyFile string
 
 	// DialTimeout bounds one attempt at connecting to one member. Zero means 3s:
-	// a second lost SYN is allowed for.
+	// one lost SYN, sent again after 1s, is allowed for.
 	DialTimeout time.Duration
 
 	// RequestTimeout bounds each request, a page of a list for example, with the

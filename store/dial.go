@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
@@ -22,7 +23,8 @@ import (
 // A call is one request as the network saw it. The etcd client retries inside
 // and tells in the end that time is up; a call remembers why.
 type call struct {
-	mu   sync.Mutex
+	start time.Time
+	mu    sync.Mutex
 	sent bool  // the last attempt may have reached etcd
 	last error // why the last attempt failed that has something to say
 }
@@ -127,7 +129,7 @@ func (c *credentials) ClientHandshake(ctx context.Context, authority string, con
 	}
 	tlsConn, info, err := grpccredentials.NewTLS(cfg).ClientHandshake(ctx, authority, conn)
 	if err != nil {
-		return nil, nil, fmt.Errorf("TLS with %s (%s): %w", authority, conn.RemoteAddr(), err)
+		return nil, nil, fmt.Errorf("TLS with %s: %w", authority, err)
 	}
 	return tlsConn, info, nil
 }

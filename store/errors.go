@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc/codes"
@@ -140,14 +141,14 @@ func (s *Store) fault(ctx context.Context, c *call, err error, write bool) error
 	if last == nil {
 		last = err
 	}
-	return &unavailable{sentinel, last, sent, s.timeout.String()}
+	return &unavailable{sentinel, last, sent, time.Since(c.start)}
 }
 
 // unavailable tells a network's story in few words; gRPC wraps it in many.
 type unavailable struct {
 	sentinel, cause error
 	sent            bool
-	timeout         string
+	waited          time.Duration
 }
 
 func (e *unavailable) Unwrap() []error { return []error{e.sentinel, e.cause} }
@@ -169,9 +170,9 @@ func (e *unavailable) Error() string {
 	switch {
 	case st.Code() != codes.DeadlineExceeded && st.Code() != codes.Canceled || strings.HasPrefix(st.Message(), balancerError):
 	case e.sent:
-		text = "no answer within the time-out"
+		text = fmt.Sprintf("no answer in %v", e.waited.Round(100*time.Millisecond))
 	default:
-		text = "no connection within the time-out"
+		text = fmt.Sprintf("no connection in %v", e.waited.Round(100*time.Millisecond))
 	}
 	return fmt.Sprintf("%v: %s", e.sentinel, text)
 }

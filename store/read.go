@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -114,7 +115,7 @@ func (s *Store) get(ctx context.Context, path string, opts ...clientv3.OpOption)
 
 // begin prepares the context of one request.
 func (s *Store) begin(ctx context.Context) (context.Context, *call, context.CancelFunc) {
-	c := new(call)
+	c := &call{start: time.Now()}
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	return context.WithValue(clientv3.WithRequireLeader(ctx), callKey{}, c), c, cancel
 }

@@ -18,13 +18,11 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"roster/store"
 	"roster/store/internal/zaplog"
 )
 
 const (
-	// The contract's number: a set of that many definitions is one transaction.
-	maxTxnOps = 4096
-
 	// Revisions kept for reading older ones. At some hundred bytes a
 	// definition this is in the tens of megabytes; etcd compacts every five
 	// minutes. By number and not by age, so that a quiet fleet can go back to
@@ -101,7 +99,8 @@ func (s *Server) configure(cfg Config, listen *url.URL) (*embed.Config, error) {
 	// one, and nobody could tell an emptied directory from a cleared keyspace.
 	ec.InitialClusterToken = rand.Text()
 
-	ec.MaxTxnOps = maxTxnOps
+	ec.MaxTxnOps = store.MaxTxnKeys
+	ec.MaxRequestBytes = store.MaxTxnBytes
 	ec.QuotaBackendBytes = quotaBytes
 	ec.AutoCompactionMode = embed.CompactorModeRevision
 	ec.AutoCompactionRetention = strconv.Itoa(keptRevisions)

@@ -25,12 +25,30 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 
+	"roster/store"
 	"roster/store/embedded"
 )
 
 // patience is how long anything here may take before the test fails: a member
 // starts in 0.2 s, but not on a machine that does much else.
 const patience = 30 * time.Second
+
+// Fast makes a member fast and forgetful, as an embedded.Config's Tune.
+func Fast(ec *embed.Config) {
+	ec.UnsafeNoFsync = true
+	ec.TickMs, ec.ElectionMs = 10, 100
+}
+
+// Open opens a store that is closed with the test.
+func Open(t testing.TB, cfg store.Config) *store.Store {
+	t.Helper()
+	s, err := store.Open(cfg)
+	if err != nil {
+		t.Fatalf("storetest: %v", err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
 
 // A Member is one etcd member at an address that stays its own, running or not,
 // until the test ends.
@@ -90,8 +108,7 @@ func (m *Member) start() error {
 	server, err := embedded.Start(ctx, embedded.Config{
 		Dir: m.data, Listen: m.listen, Logger: slog.New(slog.DiscardHandler),
 		Tune: func(ec *embed.Config) {
-			ec.UnsafeNoFsync = true
-			ec.TickMs, ec.ElectionMs = 10, 100
+			Fast(ec)
 			ec.InitialClusterToken = m.token
 			if m.tune != nil {
 				m.tune(ec)
@@ -119,6 +136,12 @@ func (m *Member) Restart() {
 	m.t.Helper()
 	m.Stop()
 	m.Start()
+}
+
+// Store is a new store on this member alone, with the default prefix.
+func (m *Member) Store() *store.Store {
+	m.t.Helper()
+	return Open(m.t, store.Config{Endpoints: []string{m.Endpoint()}})
 }
 
 // Client is a client of this member alone, of which there is one, closed when
