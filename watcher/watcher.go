@@ -96,13 +96,14 @@ func (w *Watcher) Status() Status {
 func (w *Watcher) Run(ctx context.Context) error {
 	w.since = time.Now()
 	for attempt := 0; ; attempt++ {
+		began := time.Now()
 		proven, err := w.session(ctx)
 		if ctx.Err() != nil {
 			w.update(func(s *Status) { s.Connected, s.Error = false, "stopped" })
 			return nil
 		}
 		w.ended(err)
-		if proven {
+		if proven && time.Since(began) > w.cfg.RetryMax { // else streams may be ending as they begin
 			attempt = 0
 		}
 		select {

@@ -114,8 +114,11 @@ func inBubble(t *testing.T, f func(t *testing.T, b *bench)) {
 }
 
 // settle lets pass what a connected watcher needs to catch up.
-func settle() {
-	time.Sleep(time.Second)
+func settle() { pass(time.Second) }
+
+// pass lets time pass in a bubble, and what is due be done.
+func pass(d time.Duration) {
+	time.Sleep(d)
 	synctest.Wait()
 }
 
@@ -156,7 +159,7 @@ func TestStartingWithoutEtcdWaits(t *testing.T) {
 		m.down = true
 		b := newBench(m)
 		b.run()
-		time.Sleep(time.Hour)
+		pass(time.Hour)
 		if s := b.Status(); s.Connected || !strings.Contains(s.Error, errDown.Error()) {
 			t.Errorf("status = %+v, want the error", s)
 		}
@@ -164,7 +167,7 @@ func TestStartingWithoutEtcdWaits(t *testing.T) {
 			t.Errorf("%d lines logged in an hour, want 1:\n%s", n, b.log.String())
 		}
 		m.cut(false)
-		time.Sleep(recovery)
+		pass(recovery)
 		b.check(t, "after etcd came")
 		b.stop()
 	})
@@ -182,19 +185,18 @@ func TestFreshnessIsProvenEveryInterval(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			inBubble(t, func(t *testing.T, b *bench) {
 				b.model.change(func() { tt.set(b.model) })
-				time.Sleep(recovery)
+				pass(recovery)
 				lists := b.model.lists
 				for range 600 {
 					if tt.name != "idle etcd" {
 						b.model.elsewhere(3)
 					}
-					time.Sleep(time.Second)
-					synctest.Wait()
+					pass(time.Second)
 					if age := time.Since(b.Status().Fresh); age > 9*time.Second {
 						t.Fatalf("fresh %v ago", age)
 					}
 				}
-				time.Sleep(recovery)
+				pass(recovery)
 				if s := b.Status(); s.Seen != b.model.history.revision || s.Streams != 1 || !s.Connected {
 					t.Errorf("status = %+v, want all of revision %d seen, on one stream", s, b.model.history.revision)
 				}
@@ -217,7 +219,7 @@ func TestOneReadAtMostWhileProgressIsAnswered(t *testing.T) {
 		b.model.elsewhere(1)
 		settle()
 		reads := b.model.reads
-		time.Sleep(time.Hour)
+		pass(time.Hour)
 		if got := b.model.reads - reads; got > 1 {
 			t.Errorf("%d reads in an hour, want none", got)
 		}
@@ -236,7 +238,7 @@ func TestRestoreToAnOlderRevision(t *testing.T) {
 		settle()
 		b.check(t, "before")
 		b.model.restart(old)
-		time.Sleep(recovery)
+		pass(recovery)
 		b.check(t, "after the restore")
 		if s := b.Status(); s.Seen != old.revision || b.changes[len(b.changes)-1].Revision != old.revision {
 			t.Errorf("status = %+v, want seen back at %d, as the last change", s, old.revision)
@@ -259,9 +261,9 @@ func TestRestoreWithOtherValuesAtTheSameRevisions(t *testing.T) {
 		b.model.put(backendA, best) // the same create and mod revision, another value
 		b.model.put(backendB, better)
 		b.model.elsewhere(10)
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		b.model.cut(false)
-		time.Sleep(recovery)
+		pass(recovery)
 		b.check(t, "after the restore")
 		if c := b.changes[len(b.changes)-1]; len(c.Puts) != 1 || c.Puts[0].Key.Name != "a" {
 			t.Errorf("last change = %+v, want only what differs", c)
@@ -273,9 +275,9 @@ func TestRestoreThatChangesNothingOfOurs(t *testing.T) {
 	inBubble(t, func(t *testing.T, b *bench) {
 		old := b.model.snapshot()
 		b.model.elsewhere(100)
-		time.Sleep(recovery)
+		pass(recovery)
 		b.model.restart(old)
-		time.Sleep(recovery)
+		pass(recovery)
 		c := b.changes[len(b.changes)-1]
 		if len(b.changes) != 2 || len(c.Puts)+len(c.Deletes) != 0 || c.Revision != old.revision {
 			t.Errorf("changes = %+v, want one more, of nothing but revision %d", b.changes, old.revision)
@@ -291,13 +293,13 @@ func TestALowerTermIsAnotherHistory(t *testing.T) {
 		h := b.model.snapshot()
 		h.term--
 		b.model.restart(h)
-		time.Sleep(recovery)
+		pass(recovery)
 		if s := b.Status(); s.Relists != 1 || len(b.changes) != 1 {
 			t.Errorf("%d relists, %d changes, want one, and none but the first", s.Relists, len(b.changes))
 		}
 		h.term += 5
 		b.model.restart(h)
-		time.Sleep(recovery)
+		pass(recovery)
 		if s := b.Status(); s.Relists != 1 {
 			t.Errorf("%d relists after an election, want no other", s.Relists)
 		}
@@ -308,13 +310,13 @@ func TestRestoreThatOvertookTheRevisionSeen(t *testing.T) {
 	inBubble(t, func(t *testing.T, b *bench) {
 		old := b.model.snapshot()
 		b.model.elsewhere(100) // nothing of ours was touched since the snapshot
-		time.Sleep(recovery)   // and that was seen
+		pass(recovery)         // and that was seen
 		b.model.restart(old)
 		b.model.cut(true)
 		b.model.put(backendB, better) // below the revision seen
 		b.model.elsewhere(200)
 		b.model.cut(false)
-		time.Sleep(recovery)
+		pass(recovery)
 		b.check(t, "after the restore")
 	})
 }
@@ -343,7 +345,7 @@ func TestRestoreThatRepeatsWhatTheMarksKnow(t *testing.T) {
 				deploy[tt.other] = &tt.value
 				b.model.write(deploy)
 				b.model.cut(false)
-				time.Sleep(recovery)
+				pass(recovery)
 				b.check(t, "after the restore")
 			})
 		})
@@ -357,7 +359,7 @@ func TestClusterReplaced(t *testing.T) {
 		other.elsewhere(1000)
 		other.put(backendB, better)
 		b.model.restart(other.history)
-		time.Sleep(recovery)
+		pass(recovery)
 		b.check(t, "after the replacement")
 		if s := b.Status(); s.Cluster != 0xc2 || s.Held != "" {
 			t.Errorf("status = %+v, want cluster c2", s)
@@ -389,7 +391,7 @@ func TestAnEmptyListIsHeld(t *testing.T) {
 					}
 					before := b.Status().Fresh
 					b.model.restart(empty.history)
-					time.Sleep(time.Hour)
+					pass(time.Hour)
 					s := b.Status()
 					if (s.Held != "") != tt.held || (len(b.sum()) == 2) != tt.held || s.Connected == tt.held {
 						t.Fatalf("status = %+v with %d keys, want held %t", s, len(b.sum()), tt.held)
@@ -406,7 +408,7 @@ func TestAnEmptyListIsHeld(t *testing.T) {
 					}
 					if release == "acknowledged" {
 						b.model.put("ack", fmt.Sprint(b.held.revision-1))
-						time.Sleep(recovery)
+						pass(recovery)
 						if len(b.sum()) != 2 {
 							t.Fatal("an acknowledgement of an older revision released it")
 						}
@@ -414,7 +416,7 @@ func TestAnEmptyListIsHeld(t *testing.T) {
 					} else {
 						b.model.put("backends/z", better)
 					}
-					time.Sleep(recovery)
+					pass(recovery)
 					b.check(t, "after the release")
 					if s := b.Status(); s.Held != "" || !s.Connected {
 						t.Errorf("status = %+v, want released", s)
@@ -431,14 +433,13 @@ func TestOutage(t *testing.T) {
 		b.model.put(backendA, better)
 		b.model.del(backendB)
 		lost := time.Now()
-		time.Sleep(time.Hour)
-		synctest.Wait()
+		pass(time.Hour)
 		s := b.Status()
 		if s.Connected || s.Error == "" || s.Seen != 2 || s.Fresh.After(lost) || len(b.sum()) != 2 {
 			t.Errorf("status = %+v with %d keys, want lost, and all kept", s, len(b.sum()))
 		}
 		b.model.cut(false)
-		time.Sleep(recovery)
+		pass(recovery)
 		b.check(t, "after the outage")
 		if lists := b.model.lists; lists != 1 {
 			t.Errorf("%d lists, want the first only", lists)
@@ -455,15 +456,15 @@ func TestOutage(t *testing.T) {
 func TestADeadConnectionIsNoticed(t *testing.T) {
 	inBubble(t, func(t *testing.T, b *bench) {
 		b.model.elsewhere(1)
-		time.Sleep(recovery)
+		pass(recovery)
 		b.model.change(func() { b.model.deaf = true })
 		b.model.put(backendA, better)
-		time.Sleep(recovery)
+		pass(recovery)
 		if s := b.Status(); s.Connected || time.Since(s.Fresh) < 9*time.Second {
 			t.Errorf("status = %+v, want lost, fresh when it last was", s)
 		}
 		b.model.change(func() { b.model.deaf = false })
-		time.Sleep(recovery)
+		pass(recovery)
 		b.check(t, "afterwards")
 	})
 }
@@ -485,9 +486,9 @@ func TestCompactionWhileCutOff(t *testing.T) {
 				b.model.write(tt.txn)
 				b.model.elsewhere(100)
 				b.model.compact(90)
-				time.Sleep(time.Minute)
+				pass(time.Minute)
 				b.model.cut(false)
-				time.Sleep(recovery)
+				pass(recovery)
 				b.check(t, "after the compaction")
 				if got := b.Status().Relists; (got == 1) != (tt.txn != nil) {
 					t.Errorf("%d relists, want one only if something had changed", got)
@@ -511,7 +512,7 @@ func TestDeletedWhileCutOff(t *testing.T) {
 					b.model.compact(revision + 1)
 				}
 				b.model.cut(false)
-				time.Sleep(recovery)
+				pass(recovery)
 				b.check(t, "after the deletion")
 				if s := b.Status(); len(b.sum()) != 0 || s.Held != "" {
 					t.Errorf("%d keys, status = %+v, want none, not held", len(b.sum()), s)
@@ -534,8 +535,7 @@ func TestASlowReaderStopsTheStreamAndLosesNothing(t *testing.T) {
 		for i := range 10 * b.queue.limit {
 			b.model.put("health/"+string(rune('a'+i%20)), "sick")
 		}
-		time.Sleep(time.Hour)
-		synctest.Wait()
+		pass(time.Hour)
 		if got := b.queue.size; got > 2*b.queue.limit {
 			t.Errorf("%d items queued, want at most about %d", got, b.queue.limit)
 		}
@@ -543,7 +543,7 @@ func TestASlowReaderStopsTheStreamAndLosesNothing(t *testing.T) {
 			t.Errorf("status = %+v, want nothing seen or fresh of what the reader was not given", s)
 		}
 		close(b.pause)
-		time.Sleep(recovery)
+		pass(recovery)
 		b.check(t, "after reading on")
 		next := b.changes[0].Revision
 		for _, c := range b.changes[1:] {
@@ -675,20 +675,20 @@ func anyHistory(seed uint64, steps []step) string {
 			m.restart(history{cluster: 0xc0 + uint64(i), term: 2, revision: s.n})
 			moved = true
 		}
-		time.Sleep(s.sleep)
+		time.Sleep(s.sleep) // and no more: what is under way may go on
 		if s.sleep < recovery {
 			continue
 		}
 		m.change(func() { m.deaf = false })
 		m.cut(false)
-		time.Sleep(recovery)
+		pass(recovery)
 		if wrong := b.judge(compacts, moved); wrong != "" {
 			return fmt.Sprintf("after step %d: %s", i, wrong)
 		}
 	}
 	m.change(func() { m.deaf = false })
 	m.cut(false)
-	time.Sleep(recovery)
+	pass(recovery)
 	return b.judge(compacts, moved)
 }
 
