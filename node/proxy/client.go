@@ -37,6 +37,8 @@ type client struct {
 	headSince        time.Duration // the first byte of an incomplete head, else 0
 	reading, writing alarm
 	verdict          verdict // of receive
+	served           bool    // a request, at least
+	graced           bool    // given time for the first while draining
 	resting          bool    // idle, and the time for it is set
 	last             bool    // wait no more: serve what is there and end
 	ending           ending
@@ -152,9 +154,10 @@ func (c *client) wait() verdict {
 		}
 		switch now := c.p.now(); {
 		case c.p.ending.Load() && c.headSince == 0:
-			// One more look, for a request may have come at the same moment.
-			c.last = true
-			c.setRead(now + c.p.config.HeadTimeout)
+			// One more look, for a request may have come at the same moment; and on a
+			// new connection it may be under way.
+			c.last = c.served || c.graced
+			c.setRead(now + newcomers)
 		case now < c.reading.want:
 			c.setRead(c.reading.want)
 		case c.headSince != 0:
@@ -217,6 +220,10 @@ func (c *client) receiveAny() error {
 	}
 }
 
+// newcomers is how long a drained proxy waits for the first request of a
+// connection: its client could not know.
+const newcomers = time.Second
+
 // rest prepares for a wait for more bytes. It is true if there is nothing to wait
 // for.
 func (c *client) rest() bool {
@@ -229,9 +236,15 @@ func (c *client) rest() bool {
 	} else {
 		c.armRead(c.headSince + c.p.config.HeadTimeout)
 	}
-	if c.headSince == 0 && (c.last || c.p.ending.Load()) {
-		c.verdict = over
-		return true
+	if c.headSince == 0 && c.p.ending.Load() {
+		if c.served || c.last {
+			c.verdict = over
+			return true
+		}
+		if !c.graced {
+			c.graced = true
+			c.setRead(c.p.now() + newcomers)
+		}
 	}
 	return false
 }

@@ -37,6 +37,7 @@ type try struct {
 // of the body.
 func (c *client) begin() {
 	c.try = try{chunks: c.chunks[:0], began: c.p.now()}
+	c.served = true
 	c.body.Reset(c.request.Length)
 	switch length := c.request.Length; {
 	case length == 0:

@@ -37,7 +37,8 @@ type Proxy struct {
 // listener is one call of Serve.
 type listener struct {
 	net.Listener
-	parts sync.WaitGroup // its accept loop and its connections
+	parts   sync.WaitGroup // its accept loop and its connections
+	aborted bool           // of Proxy.mu
 }
 
 // New returns a Proxy for a config that is valid. It starts nothing.
@@ -66,6 +67,11 @@ func (p *Proxy) Serve(ctx context.Context, ln net.Listener) error {
 	l := &listener{Listener: ln}
 	l.parts.Add(1)
 	defer p.begin(l)()
+	if p.isDrained() {
+		ln.Close()
+		l.parts.Done()
+		return nil
+	}
 	stop := context.AfterFunc(ctx, func() { p.abort(l) })
 	err := p.accept(l)
 	ln.Close()
@@ -158,7 +164,7 @@ func (p *Proxy) open(l *listener, conn net.Conn) *client {
 	}
 	p.first = c
 	p.count++
-	first := p.count == 1
+	first, late := p.count == 1, l.aborted
 	p.mu.Unlock()
 
 	c.shard.accepted.Add(1)
@@ -167,6 +173,9 @@ func (p *Proxy) open(l *listener, conn net.Conn) *client {
 		case p.wake <- struct{}{}:
 		default:
 		}
+	}
+	if late {
+		c.abort()
 	}
 	return c
 }
@@ -187,24 +196,17 @@ func (p *Proxy) closed(c *client) {
 	c.l.parts.Done()
 }
 
-// each calls f with every connection. None can be taken off the register
-// meanwhile, and f must not block.
-func (p *Proxy) each(f func(*client)) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for c := p.first; c != nil; c = c.next {
-		f(c)
-	}
-}
-
 // abort ends a listener and its connections at once.
 func (p *Proxy) abort(l *listener) {
 	l.Close()
-	p.each(func(c *client) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	l.aborted = true
+	for c := p.first; c != nil; c = c.next {
 		if c.l == l {
 			c.abort()
 		}
-	})
+	}
 }
 
 // Retire makes each answer from now on the last of its connection, while new
@@ -234,7 +236,11 @@ func (p *Proxy) Drain(ctx context.Context) error {
 		}
 	}
 	p.ending.Store(true)
-	p.each((*client).nudge)
+	p.mu.Lock()
+	for c := p.first; c != nil; c = c.next {
+		c.nudge()
+	}
+	p.mu.Unlock()
 
 	done := make(chan struct{})
 	go func() {

@@ -950,3 +950,52 @@ func TestCutsDoNotMatter(t *testing.T) {
 		})
 	}
 }
+
+// TestDrainServesNewcomers: a connection that was made before the listener
+// closed has its first request answered, in the queue or not.
+func TestDrainServesNewcomers(t *testing.T) {
+	t.Parallel()
+	r, o := one(t)
+	o.serve(okay)
+	conns := make([]*peer, 20)
+	for i := range conns {
+		conns[i] = r.dial()
+	}
+	drained := make(chan error)
+	go func() { drained <- r.Drain(context.Background()) }()
+	<-r.drained
+	for _, c := range conns {
+		c.send(get)
+		contains(t, "answer", c.rest(), " 200 ", "\r\nConnection: close\r\n")
+	}
+	if err := <-drained; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestServeEndsWithItsContext: connections and requests do not outlive it.
+func TestServeEndsWithItsContext(t *testing.T) {
+	t.Parallel()
+	r, o := one(t)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- r.Serve(ctx, ln) }()
+	idle, busy := dial(t, ln.Addr().String()), dial(t, ln.Addr().String())
+	busy.send(get)
+	b := o.accept()
+	b.head()
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	expect(t, "idle", idle.rest(), "")
+	busy.rest()
+	expect(t, "backend", b.rest(), "")
+	other := r.dial() // the other listener goes on
+	other.send(get)
+	o.accept().head()
+}
