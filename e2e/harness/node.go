@@ -127,17 +127,21 @@ type Status struct {
 	Node     string `json:"node"`
 	Version  string `json:"version"`
 	Ready    bool   `json:"ready"`
+	Draining bool   `json:"draining"`
 	Revision int64  `json:"revision"` // newest one that touched the prefix and is applied
 	Seen     int64  `json:"seen"`     // newest one seen
 	Digest   string `json:"digest"`
 	Etcd     struct {
-		Connected bool  `json:"connected"`
-		FreshMS   int64 `json:"fresh_ms"`
+		Connected bool   `json:"connected"`
+		FreshMS   *int64 `json:"fresh_ms"`
+		Error     string `json:"error"`
+		Relists   int64  `json:"relists"`
 	} `json:"etcd"`
-	Rejected []Rejected      `json:"rejected"`
-	Dangling json.RawMessage `json:"dangling"`
-	Held     json.RawMessage `json:"held"`
-	Counts   map[string]any  `json:"counts"`
+	Rejected []Rejected     `json:"rejected"`
+	Dangling []Dangling     `json:"dangling"`
+	HeldList string         `json:"held_list"`
+	Leaving  int            `json:"leaving"`
+	Counts   map[string]int `json:"counts"`
 }
 
 // Rejected is one key whose newest value is invalid.
@@ -145,6 +149,12 @@ type Rejected struct {
 	Key      string   `json:"key"`
 	Revision int64    `json:"revision"`
 	Errors   []string `json:"errors"`
+}
+
+// Dangling is a reference to a name that is not defined.
+type Dangling struct {
+	Key     string `json:"key"`
+	Missing string `json:"missing"`
 }
 
 // Status asks the node's status; an error fails the test.

@@ -1,0 +1,53 @@
+# Needs Go and make; everything else comes with the module. The race detector needs a C
+# compiler, and is left out where there is none.
+
+GO       ?= go
+BIN      := bin/roster
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null)
+FUZZTIME ?= 10s
+
+CC_FOUND := $(shell command -v $$($(GO) env CC) 2>/dev/null)
+RACE     := $(if $(CC_FOUND),-race)
+# The binary is static; only the race detector needs cgo.
+build: export CGO_ENABLED := 0
+test e2e: export CGO_ENABLED := $(if $(CC_FOUND),1,0)
+
+.DEFAULT_GOAL := help
+.PHONY: help build run test check fmt lint bench fuzz e2e
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## Build bin/roster, one static binary
+	$(GO) build -trimpath -ldflags '-s -w -X main.release=$(VERSION)' -o $(BIN) ./cmd/roster
+
+run: build ## Run a node with an etcd of its own and two demo origins, until Ctrl-C
+	@demo/run $(BIN)
+
+test: ## Run all tests, with the race detector
+	@$(if $(RACE),,echo "no C compiler found: testing without the race detector")
+	$(GO) test $(RACE) ./...
+
+check: lint test ## Everything that must hold before a commit: lint and test
+
+lint: ## Formatting, go vet and staticcheck
+	@out=$$(gofmt -l .); if [ -n "$$out" ]; then echo "not formatted (make fmt does it):"; echo "$$out"; exit 1; fi
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+
+fmt: ## Format all Go files
+	gofmt -w .
+
+bench: ## Run all benchmarks
+	$(GO) test -run '^$$' -bench . ./...
+
+fuzz: ## Run every fuzz target for FUZZTIME (10s)
+	@set -e; for pkg in $$($(GO) list ./...); do \
+		for target in $$($(GO) test -list '^Fuzz' "$$pkg" | grep '^Fuzz' || true); do \
+			echo "$$pkg $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1x "$$pkg"; \
+		done; \
+	done
+
+e2e: ## Run the end-to-end tests: the built binary, real etcd, real sockets
+	$(GO) test -count=1 $(RACE) ./e2e/...

@@ -1,0 +1,105 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"roster/cmd/roster/internal/manifest"
+	"roster/store"
+)
+
+// etcdFlags say which etcd, and as whom.
+type etcdFlags struct {
+	endpoints          []string
+	prefix             string
+	user, passwordFile string
+	ca, cert, key      string
+}
+
+func (f *etcdFlags) add(flags *pflag.FlagSet, endpoints []string, what string) {
+	flags.StringSliceVar(&f.endpoints, "etcd", endpoints, what+", HOST:PORT,...")
+	flags.StringVar(&f.prefix, "prefix", "/roster/", "what the keys of definitions begin with")
+	flags.StringVar(&f.user, "etcd-user", "", "user name for etcd")
+	flags.StringVar(&f.passwordFile, "etcd-password-file", "", "file with the password of --etcd-user")
+	flags.StringVar(&f.ca, "etcd-ca", "", "file with the CA certificates that etcd's certificate is verified with; turns TLS on")
+	flags.StringVar(&f.cert, "etcd-cert", "", "file with the client certificate for etcd; turns TLS on")
+	flags.StringVar(&f.key, "etcd-key", "", "file with the key of --etcd-cert")
+}
+
+func (f *etcdFlags) config() store.Config {
+	return store.Config{
+		Endpoints: f.endpoints, Prefix: f.prefix,
+		User: f.user, PasswordFile: f.passwordFile,
+		CA: f.ca, Cert: f.cert, KeyFile: f.key,
+	}
+}
+
+// client is what the commands that read and write definitions have in common.
+type client struct {
+	etcdFlags
+	timeout time.Duration
+}
+
+func (c *client) add(flags *pflag.FlagSet) {
+	c.etcdFlags.add(flags, []string{"127.0.0.1:2379"}, "etcd")
+	flags.Var(newDuration(&c.timeout, 5*time.Second), "timeout", "how long etcd may take for one request")
+}
+
+// do opens the store and runs f with it.
+func (c *client) do(ctx context.Context, f func(context.Context, *store.Store) error) error {
+	cfg := c.config()
+	cfg.RequestTimeout = c.timeout
+	s, err := store.Open(cfg)
+	if err != nil {
+		return withCode(exitUsage, err)
+	}
+	defer s.Close()
+	err = f(ctx, s)
+	if errors.Is(err, store.ErrUnavailable) {
+		return withCode(exitUnavailable, fmt.Errorf("%w; is etcd running at %s? roster node starts one, --etcd HOST:PORT names another",
+			err, strings.Join(c.endpoints, ",")))
+	}
+	return err
+}
+
+// key reads KIND NAME.
+func key(kind, name string) (store.Key, error) {
+	k, ok := store.ParseKind(kind)
+	if !ok {
+		return store.Key{}, usage("%s", manifest.UnknownKind(kind))
+	}
+	return store.Key{Kind: k, Name: name}, nil
+}
+
+// prefixed puts the definition's key before each error.
+func prefixed(key store.Key, err error) error {
+	var all []error
+	for _, err := range manifest.Each(err) {
+		all = append(all, fmt.Errorf("%s: %w", key, err))
+	}
+	return joined(all)
+}
+
+// duration is a flag in the syntax of definitions: "500ms", "1d".
+type duration time.Duration
+
+func newDuration(p *time.Duration, value time.Duration) *duration {
+	*p = value
+	return (*duration)(p)
+}
+
+func (d *duration) String() string { return store.FormatDuration(time.Duration(*d)) }
+func (d *duration) Type() string   { return "duration" }
+
+func (d *duration) Set(s string) error {
+	v, err := store.ParseDuration(s)
+	if err == nil {
+		*d = duration(v)
+	}
+	return err
+}

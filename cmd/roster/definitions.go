@@ -1,0 +1,395 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/hashicorp/go-multierror"
+	"github.com/spf13/cobra"
+
+	"roster/cmd/roster/internal/assign"
+	"roster/cmd/roster/internal/manifest"
+	"roster/cmd/roster/internal/plan"
+	"roster/cmd/roster/internal/show"
+	"roster/store"
+)
+
+func joined(errs []error) error { return &multierror.Error{Errors: errs} }
+
+// completeKind completes a first argument that is a kind.
+func completeKind(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	var kinds []string
+	if len(args) == 0 {
+		for _, k := range store.Kinds() {
+			kinds = append(kinds, string(k))
+		}
+	}
+	return kinds, cobra.ShellCompDirectiveNoFileComp
+}
+
+func putCommand(s streams) *cobra.Command {
+	var (
+		c          client
+		file       string
+		ifRevision int64
+		dryRun     bool
+	)
+	cmd := &cobra.Command{
+		Use:   "put KIND NAME (FIELD=VALUE... | JSON | -f FILE)",
+		Short: "Write one definition",
+		Long: `Write one definition, replacing the one of that name.
+
+Fields are given as FIELD=VALUE. Dots lead into a field: probe.url=/health. A list is
+VALUE,VALUE or the field given again. cert, key and tls.ca take @FILE. Or the whole
+definition is given as JSON, or in a file as YAML or JSON.
+
+An invalid definition is not written; all that is wrong with it is reported.`,
+		Example: `  roster put backend web-1 host=10.0.0.7 port=8080
+  roster put backend web-2 host=10.0.0.8 probe.url=/health labels.app=web
+  roster put director default type=round_robin backends=web-1,web-2
+  roster put route java match.host=www.foo.com 'match.path=/java/*' backend=java
+  roster put backend web-1 '{"host": "10.0.0.7", "port": 8080}'
+  roster put backend web-1 -f web-1.yaml
+  roster put certificate www cert=@www.pem key=@www.key
+  roster put health web-1 drain`,
+		Args:              args(2, math.MaxInt, "a kind, a name and a definition"),
+		ValidArgsFunction: completeKind,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			k, err := key(args[0], args[1])
+			if err != nil {
+				return err
+			}
+			e, err := definition(k, args[2:], file, s.in)
+			if err != nil {
+				return err
+			}
+			if dryRun {
+				_, err := fmt.Fprintf(s.out, "%s is valid\n", k)
+				return err
+			}
+			return c.do(cmd.Context(), func(ctx context.Context, st *store.Store) error {
+				if _, err := plan.Make(ctx, st, []manifest.Entry{e}); err != nil {
+					return err
+				}
+				rev, err := st.Put(ctx, k, e.Value, ifRevision)
+				if err != nil {
+					return err
+				}
+				_, err = fmt.Fprintf(s.out, "put %s at revision %d\n", k, rev)
+				return err
+			})
+		},
+	}
+	c.add(cmd.Flags())
+	cmd.Flags().StringVarP(&file, "file", "f", "", "file with the definition, YAML or JSON; - is stdin")
+	cmd.Flags().Int64Var(&ifRevision, "if-revision", -1, "write only if the newest value has this revision; 0: only if there is none")
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "validate and write nothing")
+	return cmd
+}
+
+// definition reads the definition of a put from its words or its file.
+func definition(k store.Key, words []string, file string, stdin io.Reader) (manifest.Entry, error) {
+	switch {
+	case file != "" && len(words) > 0:
+		return manifest.Entry{}, usage("the definition is given twice, by -f and as %s", words[0])
+	case file != "":
+		e, err := manifest.LoadOne(file, stdin, k)
+		return e, invalid(err)
+	case len(words) == 0:
+		return manifest.Entry{}, usage("%s has no definition: give fields such as host=10.0.0.7, JSON, or -f FILE", k)
+	}
+	var value []byte
+	if len(words) == 1 && (strings.HasPrefix(words[0], "{") || k.Kind == store.HealthKind && !strings.Contains(words[0], "=")) {
+		value = []byte(words[0])
+	} else {
+		var err error
+		if value, err = assign.Value(k, words); err != nil {
+			return manifest.Entry{}, invalid(prefixed(k, err))
+		}
+	}
+	def, _, err := store.Decode(k, value, store.Reject)
+	if err != nil {
+		return manifest.Entry{}, invalid(prefixed(k, err))
+	}
+	return manifest.Entry{Key: k, Value: value, Definition: def}, nil
+}
+
+// invalid gives an error of reading definitions its code: 3 if any of it is about what
+// they say, 1 if it is all about files that cannot be read.
+func invalid(err error) error {
+	if err == nil {
+		return nil
+	}
+	for _, one := range manifest.Each(err) {
+		var path *fs.PathError
+		if !errors.As(one, &path) {
+			return withCode(exitInvalid, err)
+		}
+	}
+	return err
+}
+
+func getCommand(s streams) *cobra.Command {
+	var (
+		c        client
+		format   string
+		revision int64
+	)
+	cmd := &cobra.Command{
+		Use:   "get KIND [NAME]",
+		Short: "Show definitions",
+		Long: `Show the definitions that etcd holds: all of a kind, those below a name that ends in
+a slash, or one. The key of a certificate is never shown.
+
+-o yaml writes a file that roster apply reads; -o json has the revision of each value
+and, where nodes reject it, why.`,
+		Example: `  roster get backends
+  roster get backends team-a/
+  roster get backend web-1 -o yaml
+  roster get backends -o json | jq -r '.items[].name'
+  roster get backend web-1 --revision 42`,
+		Args:              args(1, 2, "a kind and perhaps a name"),
+		ValidArgsFunction: completeKind,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			k, err := key(args[0], "")
+			if err != nil {
+				return err
+			}
+			if err := oneOf("output", format, show.Formats); err != nil {
+				return err
+			}
+			under := ""
+			if len(args) == 2 {
+				if k.Name = args[1]; strings.HasSuffix(k.Name, "/") {
+					k.Name, under = "", k.Name
+				}
+			}
+			return c.do(cmd.Context(), func(ctx context.Context, st *store.Store) error {
+				if k.Name != "" {
+					return getOne(ctx, s.out, st, k, revision, format)
+				}
+				entries, at, err := st.List(ctx, k.Kind, under, revision)
+				if err != nil {
+					return err
+				}
+				switch format {
+				case "json":
+					return show.JSON(s.out, show.List{Revision: at, Items: show.Items(entries)})
+				case "yaml":
+					return show.YAML(s.out, entries)
+				}
+				return show.Table(s.out, k.Kind, entries)
+			})
+		},
+	}
+	c.add(cmd.Flags())
+	outputFlag(cmd, &format, show.Formats)
+	cmd.Flags().Int64Var(&revision, "revision", 0, "as etcd had it at this revision; 0 is now")
+	return cmd
+}
+
+func getOne(ctx context.Context, w io.Writer, st *store.Store, k store.Key, revision int64, format string) error {
+	e, _, err := st.Get(ctx, k, revision)
+	if errors.Is(err, store.ErrNotFound) {
+		return fmt.Errorf("there is no %s %s; roster get %s lists what there is", k.Kind.Singular(), k.Name, k.Kind)
+	}
+	if err != nil {
+		return err
+	}
+	switch format {
+	case "json":
+		return show.JSON(w, show.Of(e))
+	case "yaml":
+		return show.YAML(w, []store.Entry{e})
+	}
+	return show.Table(w, k.Kind, []store.Entry{e})
+}
+
+// outputFlag adds -o with its values.
+func outputFlag(cmd *cobra.Command, format *string, formats []string) {
+	cmd.Flags().StringVarP(format, "output", "o", formats[0], strings.Join(formats, ", "))
+	cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
+}
+
+func oneOf(flag, value string, values []string) error {
+	if slices.Contains(values, value) {
+		return nil
+	}
+	return usage("--%s is %q, want %s", flag, value, strings.Join(values, ", "))
+}
+
+func deleteCommand(s streams) *cobra.Command {
+	var (
+		c          client
+		ifRevision int64
+	)
+	cmd := &cobra.Command{
+		Use:   "delete KIND NAME...",
+		Short: "Delete definitions",
+		Long: `Delete definitions of one kind, all in one transaction. If one of them is not there,
+none is deleted.`,
+		Example: `  roster delete backend web-1
+  roster delete backends web-1 web-2
+  roster delete backend web-1 --if-revision 42`,
+		Args:              args(2, math.MaxInt, "a kind and one name or more"),
+		ValidArgsFunction: completeKind,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			k, err := key(args[0], "")
+			if err != nil {
+				return err
+			}
+			names := args[1:]
+			if cmd.Flags().Changed("if-revision") && len(names) > 1 {
+				return usage("--if-revision is for one name, and %d are given", len(names))
+			}
+			return c.do(cmd.Context(), func(ctx context.Context, st *store.Store) error {
+				var ops []store.Op
+				var missing []error
+				for _, name := range names {
+					k.Name = name
+					e, _, err := st.Get(ctx, k, 0)
+					switch {
+					case errors.Is(err, store.ErrNotFound):
+						missing = append(missing, fmt.Errorf("there is no %s %s; roster get %s lists what there is", k.Kind.Singular(), name, k.Kind))
+						continue
+					case err != nil:
+						return err
+					}
+					if ifRevision >= 0 {
+						e.ModRevision = ifRevision
+					}
+					ops = append(ops, store.Op{Key: k, IfRevision: e.ModRevision})
+				}
+				if missing != nil {
+					return joined(missing)
+				}
+				rev, err := st.Apply(ctx, ops)
+				if err != nil {
+					return err
+				}
+				for _, op := range ops {
+					if _, err := fmt.Fprintf(s.out, "deleted %s at revision %d\n", op.Key, rev); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		},
+	}
+	c.add(cmd.Flags())
+	cmd.Flags().Int64Var(&ifRevision, "if-revision", -1, "delete only if the newest value has this revision")
+	return cmd
+}
+
+func applyCommand(s streams) *cobra.Command {
+	var (
+		c      client
+		files  []string
+		dryRun bool
+	)
+	cmd := &cobra.Command{
+		Use:   "apply -f FILE...",
+		Short: "Write many definitions in one transaction",
+		Long: `Write all definitions of some files in one etcd transaction: nodes serve all of them
+or none. Definitions that etcd has already are not written again, and what the files
+do not name stays as it is.
+
+A file, YAML or JSON, maps kinds to names to definitions:
+
+    backends:
+      web-1: {host: 10.0.0.7, port: 8080}
+      web-2: {host: 10.0.0.8, port: 8080}
+    directors:
+      default: {type: round_robin, backends: [web-1, web-2]}
+
+If any of them is invalid none is written, and all that is wrong is reported.`,
+		Example: `  roster apply -f site.yaml
+  roster apply -f backends.yaml -f routes.yaml
+  roster apply -f conf.d/*.yaml
+  roster get backends -o yaml | sed s/8080/8081/ | roster apply -f -
+  roster apply --dry-run -f site.yaml`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			entries, err := load(append(files, args...), s.in)
+			if err != nil {
+				return err
+			}
+			return c.do(cmd.Context(), func(ctx context.Context, st *store.Store) error {
+				p, err := plan.Make(ctx, st, entries)
+				if err != nil {
+					return err
+				}
+				ops := p.Ops()
+				if len(ops) > 0 && !dryRun {
+					if p.Revision, err = st.Apply(ctx, ops); err != nil {
+						return err
+					}
+				}
+				return reportPlan(s.out, p, dryRun)
+			})
+		},
+	}
+	c.add(cmd.Flags())
+	cmd.Flags().StringArrayVarP(&files, "file", "f", nil, "file with definitions; - is stdin; may be given again")
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "say what would be written and write nothing")
+	return cmd
+}
+
+func reportPlan(w io.Writer, p plan.Plan, dryRun bool) error {
+	done, kept := map[plan.Action]string{plan.Create: "created", plan.Change: "changed"}, p.Count(plan.Keep)
+	if dryRun {
+		done = map[plan.Action]string{plan.Create: "would create", plan.Change: "would change"}
+	}
+	for _, step := range p.Steps {
+		if step.Action == plan.Keep {
+			continue
+		}
+		if _, err := fmt.Fprintf(w, "%s %s\n", done[step.Action], step.Entry.Key); err != nil {
+			return err
+		}
+	}
+	summary := fmt.Sprintf("%d created, %d changed, %d unchanged, at revision %d", p.Count(plan.Create), p.Count(plan.Change), kept, p.Revision)
+	if dryRun {
+		summary = fmt.Sprintf("%d to create, %d to change, %d unchanged; nothing was written", p.Count(plan.Create), p.Count(plan.Change), kept)
+	}
+	_, err := fmt.Fprintln(w, summary)
+	return err
+}
+
+// load reads the files of apply and validate.
+func load(files []string, stdin io.Reader) ([]manifest.Entry, error) {
+	if len(files) == 0 {
+		return nil, usage("no file is given: name one with -f FILE, or - for stdin")
+	}
+	entries, err := manifest.Load(files, stdin)
+	return entries, invalid(err)
+}
+
+func validateCommand(s streams) *cobra.Command {
+	var files []string
+	cmd := &cobra.Command{
+		Use:   "validate -f FILE...",
+		Short: "Check files of definitions, without etcd",
+		Long: `Check files as roster apply reads them and report everything that is wrong, without
+asking etcd. A reference to something that no file defines is no error.`,
+		Example: `  roster validate -f site.yaml
+  roster validate -f conf.d/*.yaml
+  roster get backends -o yaml | roster validate -f -`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			files := append(files, args...)
+			entries, err := load(files, s.in)
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(s.out, "%d definitions are valid\n", len(entries))
+			return err
+		},
+	}
+	cmd.Flags().StringArrayVarP(&files, "file", "f", nil, "file with definitions; - is stdin; may be given again")
+	return cmd
+}

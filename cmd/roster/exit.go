@@ -1,0 +1,61 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"roster/cmd/roster/internal/manifest"
+	"roster/store"
+)
+
+// The exit codes, as the documentation has them.
+const (
+	exitDone        = 0
+	exitFailed      = 1
+	exitUsage       = 2
+	exitInvalid     = 3
+	exitConflict    = 4
+	exitUnavailable = 5
+)
+
+// codeError is an error that ends the program with a code of its own.
+type codeError struct {
+	code int
+	err  error
+}
+
+func (e *codeError) Error() string { return e.err.Error() }
+func (e *codeError) Unwrap() error { return e.err }
+
+// withCode gives an error a code; nil stays nil.
+func withCode(code int, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &codeError{code, err}
+}
+
+func usage(format string, args ...any) error {
+	return withCode(exitUsage, fmt.Errorf(format, args...))
+}
+
+// report prints an error, one fault a line, and returns the exit code for it.
+func report(w io.Writer, err error) int {
+	if err == nil {
+		return exitDone
+	}
+	for _, err := range manifest.Each(err) {
+		fmt.Fprintf(w, "roster: %v\n", err)
+	}
+	var coded *codeError
+	switch {
+	case errors.As(err, &coded):
+		return coded.code
+	case errors.Is(err, store.ErrConflict):
+		return exitConflict
+	case errors.Is(err, store.ErrUnavailable):
+		return exitUnavailable
+	}
+	return exitFailed
+}

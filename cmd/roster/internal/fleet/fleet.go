@@ -1,0 +1,355 @@
+// Package fleet asks nodes and etcd how they are.
+package fleet
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"text/tabwriter"
+	"time"
+
+	"github.com/hashicorp/go-multierror"
+
+	"roster/cmd/roster/internal/manifest"
+	"roster/store"
+)
+
+// Fleet is what nodes and etcd answered.
+type Fleet struct {
+	Etcd  Etcd   `json:"etcd"`
+	Nodes []Node `json:"nodes"`
+}
+
+// Etcd is what etcd holds under the prefix.
+type Etcd struct {
+	Error    string             `json:"error,omitempty"`
+	Revision int64              `json:"revision"`
+	Counts   map[store.Kind]int `json:"counts"`
+	Invalid  []Invalid          `json:"invalid"`
+}
+
+// Invalid is a key whose value no node of this release takes.
+type Invalid struct {
+	Key      string   `json:"key"`
+	Revision int64    `json:"revision"`
+	Errors   []string `json:"errors"`
+}
+
+// Node is what one node answered.
+type Node struct {
+	Admin    string          `json:"admin"`
+	Error    string          `json:"error,omitempty"`
+	Status   json.RawMessage `json:"status,omitempty"` // of /v1/status
+	Backends []Backend       `json:"backends,omitempty"`
+
+	status status
+}
+
+// status is what is read of a node's status.
+type status struct {
+	Node     string `json:"node"`
+	Version  string `json:"version"`
+	Ready    bool   `json:"ready"`
+	Revision int64  `json:"revision"`
+	Digest   string `json:"digest"`
+	Etcd     struct {
+		Connected bool  `json:"connected"`
+		FreshMS   int64 `json:"fresh_ms"` // 0 also for null, before the first time
+	} `json:"etcd"`
+	Rejected []Invalid  `json:"rejected"`
+	Dangling []dangling `json:"dangling"`
+	HeldList string     `json:"held_list"`
+}
+
+type dangling struct {
+	Key     string `json:"key"`
+	Missing string `json:"missing"`
+}
+
+// Backend is what a node says of one backend.
+type Backend struct {
+	Name   string `json:"name"`
+	Health struct {
+		State string `json:"state"`
+		Admin string `json:"admin"`
+	} `json:"health"`
+	Requests struct {
+		Active int64 `json:"active"`
+		Queued int64 `json:"queued"`
+		Total  int64 `json:"total"`
+	} `json:"requests"`
+	Connections struct {
+		Active int64 `json:"active"`
+		Idle   int64 `json:"idle"`
+	} `json:"connections"`
+}
+
+// maxAnswer bounds what is read of an answer: a page of 1000 backends is well below.
+const maxAnswer = 64 << 20
+
+// Get asks a node's admin API for a path and returns the status and the body. An
+// address without a host, or with one that stands for all, means this host.
+func Get(ctx context.Context, admin, path string) (code int, body string, err error) {
+	host, port, err := net.SplitHostPort(admin)
+	if err != nil {
+		return 0, "", err
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(host, port)+path, nil)
+	if err != nil {
+		return 0, "", err
+	}
+	transport := &http.Transport{DisableKeepAlives: true} // and no proxy of the environment
+	resp, err := transport.RoundTrip(req)
+	if err != nil {
+		return 0, "", err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	return resp.StatusCode, strings.TrimSpace(string(b)), err
+}
+
+func getJSON(ctx context.Context, admin, path string, into any) error {
+	code, body, err := Get(ctx, admin, path)
+	if err != nil {
+		return err
+	}
+	if code != http.StatusOK {
+		return fmt.Errorf("GET %s: %d %s", path, code, body)
+	}
+	if err := json.Unmarshal([]byte(body), into); err != nil {
+		return fmt.Errorf("GET %s: %w", path, err)
+	}
+	return nil
+}
+
+// Ask asks nodes at once, each for at most the time-out. What went wrong is in the
+// nodes' errors.
+func (f *Fleet) Ask(ctx context.Context, admins []string, timeout time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	f.Nodes = make([]Node, len(admins))
+	var wg sync.WaitGroup
+	for i, admin := range admins {
+		f.Nodes[i].Admin = admin
+		wg.Go(func() { f.Nodes[i].ask(ctx) })
+	}
+	wg.Wait()
+}
+
+func (n *Node) ask(ctx context.Context) {
+	err := getJSON(ctx, n.Admin, "/v1/status", &n.Status)
+	if err == nil {
+		err = json.Unmarshal(n.Status, &n.status)
+	}
+	if err == nil {
+		n.Backends, err = backends(ctx, n.Admin)
+	}
+	if err != nil {
+		n.Error = err.Error()
+	}
+}
+
+// backends reads the list page by page.
+func backends(ctx context.Context, admin string) ([]Backend, error) {
+	var all []Backend
+	path := "/v1/backends"
+	for {
+		var page struct {
+			Items []Backend `json:"items"`
+			Next  string    `json:"next"`
+		}
+		if err := getJSON(ctx, admin, path, &page); err != nil {
+			return nil, err
+		}
+		all = append(all, page.Items...)
+		if page.Next == "" {
+			return all, nil
+		}
+		path = "/v1/backends?after=" + page.Next // names need no escaping
+	}
+}
+
+// Count reads all definitions of etcd.
+func (f *Fleet) Count(ctx context.Context, s *store.Store) error {
+	f.Etcd.Counts, f.Etcd.Invalid = map[store.Kind]int{}, []Invalid{}
+	entries, revision, err := s.List(ctx, "", "", 0)
+	if err != nil {
+		f.Etcd.Error = err.Error()
+		return err
+	}
+	f.Etcd.Revision = revision
+	for _, e := range entries {
+		f.Etcd.Counts[e.Key.Kind]++
+		if _, _, err := store.Decode(e.Key, e.Value, store.Reject); err != nil {
+			bad := Invalid{Key: e.Key.String(), Revision: e.ModRevision}
+			for _, err := range manifest.Each(err) {
+				bad.Errors = append(bad.Errors, err.Error())
+			}
+			f.Etcd.Invalid = append(f.Etcd.Invalid, bad)
+		}
+	}
+	return nil
+}
+
+// Fault says what is wrong with nodes: those that do not answer, are not ready, or
+// whose digest differs from that of others at the same revision. It is nil if nothing
+// is.
+func (f *Fleet) Fault() error {
+	var errs *multierror.Error
+	digests := map[int64]map[string][]string{}
+	for _, n := range f.Nodes {
+		switch {
+		case n.Error != "":
+			errs = multierror.Append(errs, fmt.Errorf("the node at %s does not answer: %s; is it running, and its admin API there?", n.Admin, n.Error))
+			continue
+		case !n.status.Ready:
+			errs = multierror.Append(errs, fmt.Errorf("node %s is not ready", n.status.Node))
+		}
+		of := digests[n.status.Revision]
+		if of == nil {
+			of = map[string][]string{}
+			digests[n.status.Revision] = of
+		}
+		of[n.status.Digest] = append(of[n.status.Digest], n.status.Node)
+	}
+	for _, revision := range slices.Sorted(maps.Keys(digests)) {
+		of := digests[revision]
+		if len(of) < 2 {
+			continue
+		}
+		var groups []string
+		for _, digest := range slices.Sorted(maps.Keys(of)) {
+			groups = append(groups, fmt.Sprintf("%s (%s)", digest, strings.Join(of[digest], ", ")))
+		}
+		errs = multierror.Append(errs, errors.New("nodes differ at revision "+fmt.Sprint(revision)+": "+strings.Join(groups, " and ")))
+	}
+	return errs.ErrorOrNil()
+}
+
+// shown is how many backends a table lists; all are in the JSON.
+const shown = 50
+
+// Write writes tables for people.
+func (f *Fleet) Write(w io.Writer) error {
+	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(t, "NODE\tADMIN\tVERSION\tREADY\tREVISION\tDIGEST\tETCD\tREJECTED\tDANGLING")
+	for _, n := range f.Nodes {
+		s := n.status
+		if n.Error != "" {
+			fmt.Fprintf(t, "-\t%s\tdoes not answer\n", n.Admin)
+			continue
+		}
+		etcd := "connected"
+		if !s.Etcd.Connected {
+			etcd = fmt.Sprintf("lost %v ago", (time.Duration(s.Etcd.FreshMS) * time.Millisecond).Round(100*time.Millisecond))
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%s\t%s\t%d\t%d\n", s.Node, n.Admin, s.Version, yes(s.Ready), s.Revision, s.Digest, etcd, len(s.Rejected), len(s.Dangling))
+	}
+	t.Flush()
+	if f.Etcd.Error == "" {
+		var counts []string
+		for _, k := range store.Kinds() {
+			if n := f.Etcd.Counts[k]; n > 0 {
+				counts = append(counts, fmt.Sprintf("%d %s", n, k))
+			}
+		}
+		if counts == nil {
+			counts = []string{"no definitions"}
+		}
+		fmt.Fprintf(t, "\netcd at revision %d: %s\n", f.Etcd.Revision, strings.Join(counts, ", "))
+	}
+	told := map[string]bool{}
+	for _, n := range f.Nodes {
+		for _, r := range n.status.Rejected {
+			told[r.Key] = true
+		}
+	}
+	for _, bad := range f.Etcd.Invalid {
+		if told[bad.Key] {
+			continue
+		}
+		for _, err := range bad.Errors {
+			fmt.Fprintf(t, "invalid: %s at revision %d: %s\n", bad.Key, bad.Revision, err)
+		}
+	}
+	for _, n := range f.Nodes {
+		for _, r := range n.status.Rejected {
+			for _, err := range r.Errors {
+				fmt.Fprintf(t, "rejected by %s: %s at revision %d: %s\n", n.status.Node, r.Key, r.Revision, err)
+			}
+		}
+		for _, d := range n.status.Dangling {
+			fmt.Fprintf(t, "dangling on %s: %s refers to %s, which is not defined\n", n.status.Node, d.Key, d.Missing)
+		}
+		if n.status.HeldList != "" {
+			fmt.Fprintf(t, "held by %s: %s\n", n.status.Node, n.status.HeldList)
+		}
+	}
+	f.writeBackends(t)
+	return t.Flush()
+}
+
+// writeBackends writes a line per backend: its health on each node, where they differ,
+// and what the nodes count together.
+func (f *Fleet) writeBackends(w io.Writer) {
+	sum := map[string]*Backend{}
+	health := map[string]map[string][]string{} // by backend and state, the nodes
+	for _, n := range f.Nodes {
+		for _, b := range n.Backends {
+			s := sum[b.Name]
+			if s == nil {
+				s = &Backend{Name: b.Name}
+				sum[b.Name], health[b.Name] = s, map[string][]string{}
+			}
+			s.Requests.Active += b.Requests.Active
+			s.Requests.Queued += b.Requests.Queued
+			s.Requests.Total += b.Requests.Total
+			s.Connections.Active += b.Connections.Active
+			s.Connections.Idle += b.Connections.Idle
+			health[b.Name][b.Health.State] = append(health[b.Name][b.Health.State], n.status.Node)
+		}
+	}
+	if len(sum) == 0 {
+		return
+	}
+	fmt.Fprintln(w, "\nBACKEND\tHEALTH\tACTIVE\tQUEUED\tREQUESTS\tCONNECTIONS\tIDLE")
+	names := slices.Sorted(maps.Keys(sum))
+	for _, name := range names[:min(len(names), shown)] {
+		b := sum[name]
+		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%d\t%d\t%d\n", name, healthOf(health[name]),
+			b.Requests.Active, b.Requests.Queued, b.Requests.Total, b.Connections.Active, b.Connections.Idle)
+	}
+	if len(names) > shown {
+		fmt.Fprintf(w, "and %d more: roster status -o json has them all\n", len(names)-shown)
+	}
+}
+
+// healthOf is one state where all nodes agree, else each with its nodes.
+func healthOf(states map[string][]string) string {
+	var all []string
+	for _, state := range slices.Sorted(maps.Keys(states)) {
+		if len(states) == 1 {
+			return state
+		}
+		all = append(all, state+" on "+strings.Join(states[state], ","))
+	}
+	return strings.Join(all, "; ")
+}
+
+func yes(b bool) string {
+	if b {
+		return "yes"
+	}
+	return "no"
+}

@@ -1,0 +1,146 @@
+package main
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"roster/store/storetest"
+)
+
+// result is how a command line ended.
+type result struct {
+	code        int
+	out, errors string
+}
+
+func try(t *testing.T, env map[string]string, stdin string, args ...string) result {
+	t.Helper()
+	var out, errs strings.Builder
+	code := run(t.Context(), args, streams{strings.NewReader(stdin), &out, &errs}, func(name string) (string, bool) {
+		v, ok := env[name]
+		return v, ok
+	})
+	return result{code, out.String(), errs.String()}
+}
+
+func TestUsageErrors(t *testing.T) {
+	t.Parallel()
+	for args, want := range map[string]string{
+		"frob":                               `roster: "frob" is not a command of roster; roster --help lists them`,
+		"nod":                                `roster: "nod" is not a command of roster, did you mean node?`,
+		"--frob":                             "roster: unknown flag: --frob; roster --help lists the flags",
+		"get":                                "roster: roster get takes a kind and perhaps a name; roster get --help has examples",
+		"get bakends":                        `roster: "bakends" is not a kind of definition, did you mean backends?`,
+		"get backends -o xml":                `roster: --output is "xml", want table, json, yaml`,
+		"get backends --timeout 5":           `roster: invalid argument "5" for "--timeout" flag: "5" has no unit`,
+		"get backends --prefix x":            `roster: store: prefix is "x", want it to begin with "/"`,
+		"put backend web-1":                  "roster: backends/web-1 has no definition: give fields such as host=10.0.0.7, JSON, or -f FILE",
+		"put backend web-1 host=h -f x":      "roster: the definition is given twice, by -f and as host=h",
+		"delete backend a b --if-revision 1": "roster: --if-revision is for one name, and 2 are given",
+		"apply":                              "roster: no file is given: name one with -f FILE, or - for stdin",
+		"version x":                          "roster: roster version takes no arguments",
+		"node --listen :x --drain-timeout 1": `roster: invalid argument "1" for "--drain-timeout" flag`,
+		"node --listen :x":                   `roster: listen is ":x": `,
+		"node --unknown-fields x":            `roster: --unknown-fields is "x", want reject, warn`,
+		"node --error-status x":              `roster: --error-status is "x", want varnish or nothing`,
+		"node --config testdata/none.yaml":   "roster: open testdata/none.yaml: ",
+	} {
+		t.Run(args, func(t *testing.T) {
+			t.Parallel()
+			got := try(t, nil, "", strings.Fields(args)...)
+			if got.code != exitUsage || !strings.HasPrefix(got.errors, want) || got.out != "" {
+				t.Errorf("got %+v, want code 2 and %s", got, want)
+			}
+		})
+	}
+}
+
+func TestEveryCommandHasExamples(t *testing.T) {
+	t.Parallel()
+	for _, cmd := range rootCommand(streams{}, nil).Commands() {
+		if !strings.Contains(cmd.Example, "roster "+cmd.Name()) || cmd.Long == "" && cmd.Name() != "version" {
+			t.Errorf("%s has no examples or no description", cmd.Name())
+		}
+		if got := try(t, nil, "", cmd.Name(), "--help"); got.code != exitDone || !strings.Contains(got.out, "Examples:") {
+			t.Errorf("%s --help: %+v", cmd.Name(), got)
+		}
+	}
+}
+
+func TestCommandsOnEtcd(t *testing.T) {
+	t.Parallel()
+	etcd := storetest.Etcd(t)
+	env := map[string]string{"ROSTER_ETCD": etcd.Endpoint(), "ROSTER_FILE": "never", "ROSTER_DRY_RUN": "true", "ROSTER_REVISION": "7"}
+	site := filepath.Join(t.TempDir(), "site.yaml")
+	if err := os.WriteFile(site, []byte("backends:\n  web-2: {host: 10.0.0.8}\nroutes:\n  r: {backend: web-2}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	steps := []struct {
+		args  string
+		stdin string
+		code  int
+		out   string // all of it, or its beginning if it ends in ...
+		errs  string
+	}{
+		{args: "put backend web-1 host=10.0.0.7 port=8080 labels.app=web", out: "put backends/web-1 at revision 2\n"},
+		{args: "get backends", out: "NAME   REVISION  ADDRESS        PROTOCOL  PROBE      LABELS\nweb-1  2         10.0.0.7:8080  http/1.1  (default)  app=web\n"},
+		{args: "get backend web-1 -o json", out: "{\n  \"kind\": \"backends\",\n  \"name\": \"web-1\",\n  \"revision\": 2,..."},
+		{args: "get backends -o json", out: "{\n  \"revision\": 2,\n  \"items\": [..."},
+		{args: "get backend web-9", code: exitFailed, errs: "roster: there is no backend web-9; roster get backends lists what there is\n"},
+		{args: "put backend web-1 host=h prot=1 port=0", code: exitInvalid, errs: "roster: backends/web-1: prot: is not a field of a backend; did you mean \"port\"?\nroster: backends/web-1: port: is 0, want 1 to 65535\n"},
+		{args: "put backend web-1 -f - --dry-run", stdin: "{\"host\":\"h\"}", out: "backends/web-1 is valid\n"},
+		{args: "put backend web-1 {\"host\":\"10.0.0.9\"} --if-revision 1", code: exitConflict, errs: "roster: store: put backends/web-1: ..."},
+		{args: "put backend web-1 {\"host\":\"10.0.0.9\"} --if-revision 2", out: "put backends/web-1 at revision 3\n"},
+		{args: "get backend web-1 --revision 2 -o yaml", out: "backends:\n  web-1:\n    host: \"10.0.0.7\"\n    port: 8080\n    labels:\n      app: web\n"},
+		{args: "put director web-1 type=random backends=web-2", code: exitConflict, errs: "roster: directors/web-1: backends/web-1 has that name, ..."},
+		{args: "put health web-1 drain", out: "put health/web-1 at revision 4\n"},
+		{args: "put health web-1 dran", code: exitInvalid, errs: "roster: health/web-1: the value is \"dran\"..."},
+		{args: "apply --dry-run -f " + site, out: "would create backends/web-2\nwould create routes/r\n2 to create, 0 to change, 0 unchanged; nothing was written\n"},
+		{args: "apply -f " + site + " -", stdin: "backends: {web-1: {host: 10.0.0.9}}\n", out: "created backends/web-2\ncreated routes/r\n2 created, 0 changed, 1 unchanged, at revision 5\n"},
+		{args: "apply -f " + site, out: "0 created, 0 changed, 2 unchanged, at revision 5\n"},
+		{args: "apply -f -", stdin: "backends: {a: {hst: x}}\nrouts: {}\n", code: exitInvalid, errs: "roster: stdin: backends/a: hst: is not a field of a backend; did you mean \"host\"?\nroster: stdin: backends/a: host: is missing..."},
+		{args: "validate -f " + site, out: "2 definitions are valid\n"},
+		{args: "validate " + site + " -", stdin: "backends: {web-2: {host: x}}", code: exitInvalid, errs: "roster: stdin: backends/web-2: is defined twice, before in " + site + "\n"},
+		{args: "delete backends web-1 web-9", code: exitFailed, errs: "roster: there is no backend web-9; ..."},
+		{args: "delete backends web-1 web-2", out: "deleted backends/web-1 at revision 6\ndeleted backends/web-2 at revision 6\n"},
+		{args: "delete route r --if-revision 2", code: exitConflict, errs: "roster: store: apply 1 keys: routes/r..."},
+		{args: "get backends", out: "NAME  REVISION  ADDRESS  PROTOCOL  PROBE  LABELS\n"},
+		{args: "get backends --revision 99", code: exitFailed, errs: "roster: store: list backends: ..."},
+		{args: "apply -f testdata/none.yaml", code: exitFailed, errs: "roster: open testdata/none.yaml: ..."},
+		{args: "get backends --etcd 127.0.0.1:1 --timeout 1s", code: exitUnavailable, errs: "roster: store: list backends: etcd does not answer: ..."},
+	}
+	for _, step := range steps {
+		got := try(t, env, step.stdin, strings.Fields(step.args)...)
+		if got.code != step.code || !matches(got.out, step.out) || !matches(got.errors, step.errs) {
+			t.Fatalf("roster %s\ngot  %+v\nwant %+v", step.args, got, step)
+		}
+	}
+}
+
+func matches(got, want string) bool {
+	if start, ok := strings.CutSuffix(want, "..."); ok {
+		return strings.HasPrefix(got, start)
+	}
+	return got == want
+}
+
+func TestHealthcheckOfNobodyFails(t *testing.T) {
+	t.Parallel()
+	if got := try(t, nil, "", "healthcheck", "--admin", "127.0.0.1:1"); got.code != exitFailed || !strings.HasPrefix(got.errors, "roster: the node at 127.0.0.1:1 does not answer: ") {
+		t.Errorf("got %+v", got)
+	}
+}
+
+func TestDemoOriginEndsWithItsContext(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	var out, errs strings.Builder
+	code := run(ctx, []string{"demo-origin", "--listen", "127.0.0.1:0"}, streams{nil, &out, &errs}, os.LookupEnv)
+	if code != exitDone || !strings.HasPrefix(errs.String(), "origin 127.0.0.1:") {
+		t.Errorf("code %d, %s", code, errs.String())
+	}
+}
