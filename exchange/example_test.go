@@ -48,4 +48,3 @@ func Example() {
 	// send 6 fields
 	// reply 502 edge; error=connection_terminated
 }
-

@@ -68,6 +68,10 @@ var kindInfo = [kinds]struct {
 // String returns the kind as a word for logs and metrics.
 func (k Kind) String() string { return kindInfo[k].name }
 
+// Backend says whether it is the fault of the backend that was asked, rather
+// than that of the client, of the proxy, or nobody's.
+func (k Kind) Backend() bool { return kindInfo[k].backend && k > Sick }
+
 // Failure is one thing that went wrong. Status and Type are given where the kind
 // leaves them open; zero means the kind's own.
 type Failure struct {

@@ -334,7 +334,7 @@ func (c *client) head(n int, err error) exchange.Step {
 				}
 				step := c.x.Answered(&c.answer)
 				if step == exchange.Reply || step == exchange.Cut || step == exchange.Pick || step == exchange.Connect {
-					c.failed(step)
+					c.failed(step, exchange.BadAnswer)
 				}
 				return step
 			}
@@ -414,14 +414,14 @@ func (c *client) fail(f exchange.Failure) exchange.Step {
 		f = exchange.Failure{Kind: exchange.ClientGone}
 	}
 	step := c.x.Failed(f)
-	c.failed(step)
+	c.failed(step, f.Kind)
 	return step
 }
 
 // failed cleans up after a failure that leads to step.
-func (c *client) failed(step exchange.Step) {
+func (c *client) failed(step exchange.Step, kind exchange.Kind) {
 	c.stopUpload()
-	if c.picked != nil && c.x.Failure() != exchange.ClientGone {
+	if kind.Backend() {
 		c.picked.Runtime.Failures.Add(1)
 	}
 	c.discard()

@@ -515,6 +515,8 @@ func TestUpgrade(t *testing.T) {
 	expect(t, "at the client", c.take(4), "pong")
 	c.CloseWrite()
 	expect(t, "end at the origin", b.rest(), "")
+	tick := r.tick.Load()
+	eventually(t, func() bool { return r.tick.Load() > tick+4 }) // the watch does not mind
 	b.send("bye")
 	b.Close()
 	expect(t, "end at the client", c.rest(), "bye")

@@ -29,7 +29,9 @@ func (c *client) tunnel() {
 			_, err = link.Write(early)
 		}
 	}
-	if err == nil {
+	// From here on the end of the client's stream is passed on, and is no reason to
+	// cancel anything.
+	if c.endWait() && err == nil && !c.aborted.Load() {
 		c.copyBothWays(link)
 	}
 	c.conn.Close()

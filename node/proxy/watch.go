@@ -69,7 +69,7 @@ func (c *client) look(now int64) {
 			c.unblock()
 		}
 	case s < lastState:
-		if now+s < 2 {
+		if age := now + s + 1; age < 2 {
 			return
 		}
 		if hungUp(c.raw) {
