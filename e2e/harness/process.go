@@ -28,11 +28,32 @@ type Process struct {
 // added to the environment of the test.
 func StartProcess(t testing.TB, name, path string, args, env []string) *Process {
 	t.Helper()
-	p := &Process{t: t, name: name, log: &logBuffer{}, done: make(chan struct{})}
-	p.cmd = exec.Command(path, args...)
+	return start(t, name, exec.Command(path, args...), env, syscall.SIGKILL)
+}
+
+// StartMake starts a target of the Makefile. As make has children, which it ends when
+// it is ended in an orderly way only, it gets SIGTERM when the test ends.
+func StartMake(t testing.TB, target string, env ...string) *Process {
+	t.Helper()
+	cmd := exec.Command("make", target)
+	cmd.Dir = Root(t)
+	p := start(t, "make "+target, cmd, env, syscall.SIGTERM)
+	t.Cleanup(func() {
+		if p.Running() {
+			p.Terminate()
+		}
+	})
+	return p
+}
+
+// start starts a process that gets a signal if this one dies.
+func start(t testing.TB, name string, cmd *exec.Cmd, env []string, death syscall.Signal) *Process {
+	t.Helper()
+	p := &Process{t: t, name: name, cmd: cmd, log: &logBuffer{}, done: make(chan struct{})}
 	p.cmd.Env = append(cleanEnv(), env...)
 	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
-	if err := spawn(p.cmd); err != nil {
+	p.cmd.WaitDelay = time.Second // a grandchild that keeps the output open
+	if err := spawn(p.cmd, death); err != nil {
 		t.Fatalf("start %s: %v", name, err)
 	}
 	go p.reap()

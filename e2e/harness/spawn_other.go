@@ -2,6 +2,9 @@
 
 package harness
 
-import "os/exec"
+import (
+	"os/exec"
+	"syscall"
+)
 
-func spawn(cmd *exec.Cmd) error { return cmd.Start() }
+func spawn(cmd *exec.Cmd, _ syscall.Signal) error { return cmd.Start() }
