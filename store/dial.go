@@ -25,8 +25,8 @@ import (
 type call struct {
 	start time.Time
 	mu    sync.Mutex
-	sent bool  // the last attempt may have reached etcd
-	last error // why the last attempt failed that has something to say
+	sent  bool  // the last attempt may have reached etcd
+	last  error // why the last attempt failed that has something to say
 }
 
 type callKey struct{}

@@ -81,7 +81,7 @@ type TooLargeError struct {
 }
 
 func (e *TooLargeError) Error() string {
-	size, limit, usual, flag := e.Bytes, "bytes", MaxTxnBytes, "--max-request-bytes"
+	size, limit, usual, flag := e.Bytes, "bytes and some around them", MaxTxnBytes, "--max-request-bytes"
 	if e.OfKeys {
 		size, limit, usual, flag = e.Keys, "keys", 128, "--max-txn-ops"
 	}

@@ -62,10 +62,16 @@ type Member struct {
 	client *clientv3.Client
 }
 
-// Etcd starts a cluster of one member.
-func Etcd(t testing.TB) *Member {
+// Etcd starts a cluster of one member. Tune, if given, has the last word on its
+// configuration, at each start.
+func Etcd(t testing.TB, tune ...func(*embed.Config)) *Member {
 	t.Helper()
 	m := newMember(t)
+	m.tune = func(ec *embed.Config) {
+		for _, f := range tune {
+			f(ec)
+		}
+	}
 	m.Start()
 	return m
 }
@@ -110,9 +116,7 @@ func (m *Member) start() error {
 		Tune: func(ec *embed.Config) {
 			Fast(ec)
 			ec.InitialClusterToken = m.token
-			if m.tune != nil {
-				m.tune(ec)
-			}
+			m.tune(ec)
 		},
 	})
 	if err != nil {
