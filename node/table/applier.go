@@ -99,12 +99,16 @@ func (a *Applier) Apply(c watcher.Change) *Table {
 		w.put(key, nil)
 	}
 	for _, item := range c.Puts {
-		w.report(item.Key, item.Rejected, item.Warnings)
+		var rejected *Rejection
+		if r := item.Rejected; r != nil {
+			rejected = &Rejection{Key: item.Key, Revision: r.Revision, Err: r.Err}
+		}
+		w.report(item.Key, rejected, item.Warnings)
 		if item.Definition == nil {
 			w.put(item.Key, nil)
 			continue
 		}
-		w.put(item.Key, &claim{item.Definition, item.CreateRevision, item.ModRevision})
+		w.put(item.Key, &claim{def: item.Definition, create: item.CreateRevision, mod: item.ModRevision})
 	}
 	return w.commit()
 }
@@ -113,6 +117,9 @@ func (a *Applier) Apply(c watcher.Change) *Table {
 type claim struct {
 	def         store.Definition
 	create, mod int64
+
+	rejected *Rejection // of a loser: what the watcher said of its key
+	warnings []string
 }
 
 // work is one change in the making: a table not yet published, and what is to
@@ -178,10 +185,10 @@ func (w *work) count(key store.Key, old, next *claim) {
 }
 
 // report notes what is to be said of a key.
-func (w *work) report(key store.Key, rejected *watcher.Rejection, warnings []string) {
+func (w *work) report(key store.Key, rejected *Rejection, warnings []string) {
 	k := []byte(key.String())
 	if rejected != nil {
-		w.t.rejected, _, _ = w.t.rejected.Insert(k, &Rejection{Key: key, Revision: rejected.Revision, Err: rejected.Err})
+		w.t.rejected, _, _ = w.t.rejected.Insert(k, rejected)
 	} else if w.t.rejected.Len() > 0 {
 		w.t.rejected, _, _ = w.t.rejected.Delete(k)
 	}
@@ -196,7 +203,7 @@ func (w *work) replace(tree *iradix.Tree[*Definition], key store.Key, c *claim) 
 	var old *claim
 	k := []byte(key.Name)
 	if d, ok := tree.Get(k); ok {
-		old = &claim{d.Def, d.CreateRevision, d.ModRevision}
+		old = &claim{def: d.Def, create: d.CreateRevision, mod: d.ModRevision}
 	}
 	w.count(key, old, c)
 	if c == nil {
@@ -211,7 +218,7 @@ func (w *work) route(key store.Key, c *claim) {
 	var old *claim
 	before, had := w.t.routes.byName.Get([]byte(key.Name))
 	if had {
-		old = &claim{before.Def, before.CreateRevision, before.ModRevision}
+		old = &claim{def: before.Def, create: before.CreateRevision, mod: before.ModRevision}
 		w.t.routes = w.t.routes.with(before, false)
 	}
 	w.count(key, old, c)
@@ -231,7 +238,7 @@ func (w *work) override(key store.Key, c *claim) {
 	ref, s := w.find(key.Name)
 	var old *claim
 	if s != nil && s.Override != nil {
-		old = &claim{s.Override.Def, s.Override.CreateRevision, s.Override.ModRevision}
+		old = &claim{def: s.Override.Def, create: s.Override.CreateRevision, mod: s.Override.ModRevision}
 	}
 	if old == nil && c == nil {
 		return

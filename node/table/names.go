@@ -3,13 +3,13 @@ package table
 import (
 	"cmp"
 	"container/heap"
+	"errors"
 	"fmt"
 	"time"
 
 	"roster/balancer"
 	"roster/pool"
 	"roster/store"
-	"roster/watcher"
 )
 
 // claims returns the two definitions that may stand under a name, which
@@ -24,10 +24,10 @@ func (w *work) claims(name string) (backend, director *claim) {
 		return backend, director
 	}
 	if b := s.Backend; b != nil {
-		backend = &claim{b.Def, b.CreateRevision, b.ModRevision}
+		backend = &claim{def: b.Def, create: b.CreateRevision, mod: b.ModRevision}
 	}
 	if d := s.Director; d != nil {
-		director = &claim{d.Def, d.CreateRevision, d.ModRevision}
+		director = &claim{def: d.Def, create: d.CreateRevision, mod: d.ModRevision}
 	}
 	return backend, director
 }
@@ -64,17 +64,43 @@ func (w *work) settle(name string, b, d *claim) {
 	w.rebuild(bKey)
 }
 
-func (w *work) lose(key store.Key, c *claim, holder store.Key, by *claim) {
-	w.losers[key] = c
-	err := fmt.Errorf("name %q is held by %s, which is older (create revision %d, this one's is %d); delete one of them or rename it",
-		key.Name, holder, by.create, c.create)
-	w.report(key, &watcher.Rejection{Revision: c.mod, Err: err}, nil)
+// conflictError says why a valid definition is not in effect.
+type conflictError struct {
+	key, holder   store.Key
+	mine, holders int64 // create revisions
 }
 
+func (e *conflictError) Error() string {
+	return fmt.Sprintf("name %q is held by %s, which is older (create revision %d, this one's is %d); delete one of them or rename it",
+		e.key.Name, e.holder, e.holders, e.mine)
+}
+
+// lose puts a definition aside, with what the watcher said of its key.
+func (w *work) lose(key store.Key, c *claim, holder store.Key, by *claim) {
+	k := []byte(key.String())
+	said, _ := w.t.rejected.Get(k)
+	var conflict *conflictError
+	if said != nil && errors.As(said.Err, &conflict) {
+		c.rejected, c.warnings = w.losers[key].rejected, w.losers[key].warnings
+	} else {
+		c.rejected = said
+		c.warnings, _ = w.t.warnings.Get(k)
+	}
+	w.losers[key] = c
+	w.report(key, &Rejection{Key: key, Revision: c.mod, Err: &conflictError{key, holder, c.create, by.create}}, nil)
+}
+
+// unlose ends that, and says again what the watcher said, unless it has said
+// something new since.
 func (w *work) unlose(key store.Key) {
-	if _, lost := w.losers[key]; lost {
-		delete(w.losers, key)
-		w.report(key, nil, nil)
+	c := w.losers[key]
+	if c == nil {
+		return
+	}
+	delete(w.losers, key)
+	var conflict *conflictError
+	if said, ok := w.t.rejected.Get([]byte(key.String())); ok && errors.As(said.Err, &conflict) {
+		w.report(key, c.rejected, c.warnings)
 	}
 }
 

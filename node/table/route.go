@@ -211,7 +211,7 @@ func (m *match) rest(r *Route) bool {
 	if r.Def.When != "" && r.Def.OnError == store.SkipRoute {
 		return false
 	}
-	if len(r.regexps) > 0 && !slices.ContainsFunc(r.regexps, func(x *regexp.Regexp) bool { return x.Match(m.path) }) {
+	if len(r.regexps) > 0 && !slices.ContainsFunc(r.regexps, func(x *regexp.Regexp) bool { return x.MatchString(string(m.path)) }) {
 		return false
 	}
 	if len(c.Method) > 0 && !slices.ContainsFunc(c.Method, func(s string) bool { return s == string(m.r.Method) }) {

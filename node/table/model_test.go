@@ -1,0 +1,284 @@
+package table
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	gocmp "github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"roster/message"
+	"roster/pool"
+	"roster/store"
+	"roster/watcher"
+)
+
+// keyspace is the model: what etcd holds, and what a table of it has to be.
+type keyspace struct {
+	revision int64
+	items    map[store.Key]watcher.Item
+}
+
+// picture is all that a table is, in words: two tables with one picture serve
+// every request alike.
+type picture struct {
+	Names    map[string]string
+	Routes   []string
+	Default  string
+	Digest   string
+	Rejected []string
+	Dangling []string
+	Counts   Counts
+}
+
+func pictureOf(t *Table) picture {
+	p := picture{Names: map[string]string{}, Digest: t.Digest().String(), Counts: t.Counts()}
+	name := func(ref Ref) string {
+		if s := t.Slot(ref); s != nil {
+			return s.Name
+		}
+		return "-"
+	}
+	for s := range t.Slots("", "") {
+		var b strings.Builder
+		if s.Backend != nil {
+			fmt.Fprintf(&b, "backend %s %d/%d fault %v pool %v available %v;", store.Encode(s.Backend.Def), s.Backend.CreateRevision,
+				s.Backend.ModRevision, s.Backend.Fault, s.Backend.Pool != nil, s.Available())
+		}
+		if s.Director != nil {
+			fmt.Fprintf(&b, "director %d/%d", s.Director.CreateRevision, s.Director.ModRevision)
+			for _, m := range s.Director.Members {
+				fmt.Fprintf(&b, " %s*%g", name(m.Ref), m.Weight)
+			}
+		}
+		if s.Override != nil {
+			fmt.Fprintf(&b, " override %s", s.Override.Def.State)
+		}
+		p.Names[s.Name] = b.String()
+	}
+	for r := range t.Routes("", "") {
+		p.Routes = append(p.Routes, fmt.Sprintf("%s -> %s %d", r.Name, name(r.Target), r.ModRevision))
+	}
+	p.Default = name(t.fallback)
+	for r := range t.Rejected() {
+		p.Rejected = append(p.Rejected, fmt.Sprintf("%s %d %v", r.Key, r.Revision, r.Err))
+	}
+	for key, missing := range t.Dangling() {
+		p.Dangling = append(p.Dangling, fmt.Sprintf("%s -> %s", key, missing))
+	}
+	return p
+}
+
+// decode makes an item of a definition as a user writes it.
+func decode(t testing.TB, key store.Key, value string, create, mod int64) watcher.Item {
+	t.Helper()
+	def, warnings, err := store.Decode(key, []byte(value), store.Reject)
+	if err != nil {
+		t.Fatalf("%s: %v", key, err)
+	}
+	return watcher.Item{Key: key, CreateRevision: create, ModRevision: mod, Definition: def, Warnings: warnings}
+}
+
+var names = []string{"a", "b", "c", "default", "t/d", "t/e"}
+
+func genValue(kind store.Kind) *rapid.Generator[string] {
+	n := rapid.SampledFrom(names)
+	return rapid.Custom(func(t *rapid.T) string {
+		switch kind {
+		case store.Backends:
+			return rapid.SampledFrom([]string{
+				`{"none":true}`, `{"host":"127.0.0.1"}`, `{"host":"127.0.0.1","comment":"same place"}`,
+				`{"host":"127.0.0.2","port":81,"max_connections":3}`, `{"path":"@x"}`,
+				`{"host":"127.0.0.3","via":"` + n.Draw(t, "via") + `"}`, `{"host":"127.0.0.3","probe":"` + n.Draw(t, "probe") + `"}`,
+			}).Draw(t, "backend")
+		case store.Directors:
+			members := rapid.SliceOfN(n, 1, 4).Draw(t, "members")
+			return `{"type":"round_robin","backends":["` + strings.Join(members, `","`) + `"]}`
+		case store.Routes:
+			host := rapid.SampledFrom([]string{`"host":"x.test",`, `"host":"*.x.test",`, `"host":["x.test","y.test"],`, ``}).Draw(t, "host")
+			path := rapid.SampledFrom([]string{`"/*"`, `"/j/*"`, `"/j/k"`, `["/j","/k/*"]`}).Draw(t, "path")
+			return fmt.Sprintf(`{"match":{%s"path":%s},"priority":%d,"backend":%q}`, host, path, rapid.IntRange(0, 1).Draw(t, "priority"), n.Draw(t, "target"))
+		case store.HealthKind:
+			return rapid.SampledFrom([]string{"sick", "healthy", "drain", "auto"}).Draw(t, "state")
+		case store.Probes:
+			return rapid.SampledFrom([]string{`{"url":"/a"}`, `{"url":"/b"}`}).Draw(t, "probe")
+		}
+		panic(kind)
+	})
+}
+
+var kinds = []store.Kind{store.Backends, store.Directors, store.Routes, store.HealthKind, store.Probes}
+
+// step draws one revision: a transaction of one to five keys.
+func (k *keyspace) step(t *rapid.T, tb testing.TB) watcher.Change {
+	k.revision++
+	c := watcher.Change{Revision: k.revision}
+	touched := map[store.Key]bool{}
+	for range rapid.IntRange(1, 5).Draw(t, "keys") {
+		key := store.Key{Kind: rapid.SampledFrom(kinds).Draw(t, "kind"), Name: rapid.SampledFrom(names).Draw(t, "name")}
+		if touched[key] {
+			continue
+		}
+		touched[key] = true
+		old, there := k.items[key]
+		switch what := rapid.IntRange(0, 5).Draw(t, "what"); {
+		case there && what == 0:
+			delete(k.items, key)
+			c.Deletes = append(c.Deletes, key)
+			continue
+		case there && what == 1: // an invalid value: the old one stays in effect
+			old.Rejected = &watcher.Rejection{Revision: k.revision, Err: fmt.Errorf("bad %d", k.revision)}
+		case what == 1:
+			old = watcher.Item{Key: key, Rejected: &watcher.Rejection{Revision: k.revision, Err: fmt.Errorf("bad %d", k.revision)}}
+		default:
+			create := k.revision
+			if there && old.CreateRevision != 0 {
+				create = old.CreateRevision
+			}
+			old = decode(tb, key, genValue(key.Kind).Draw(t, "value"), create, k.revision)
+		}
+		k.items[key] = old
+		c.Puts = append(c.Puts, old)
+	}
+	return c
+}
+
+// whole is what a list of the keyspace gives a fresh node.
+func (k *keyspace) whole() watcher.Change {
+	c := watcher.Change{Revision: k.revision, Listed: true, Puts: slices.Collect(maps.Values(k.items))}
+	slices.SortFunc(c.Puts, func(a, b watcher.Item) int { return cmp.Compare(a.Key.String(), b.Key.String()) })
+	return c
+}
+
+// Whatever happened, in whichever transactions: the table is the one that a
+// fresh node makes of what is there now, nothing is kept for what is gone, and
+// routes are found as a plain search finds them.
+func TestTableIsAFunctionOfTheKeyspace(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(rt *rapid.T) {
+		k := &keyspace{items: map[store.Key]watcher.Item{}}
+		pools := pool.New(pool.Config{})
+		a := NewApplier(pools)
+		for range rapid.IntRange(1, 30).Draw(rt, "revisions") {
+			before := a.Current()
+			old := pictureOf(before)
+			got := a.Apply(k.step(rt, t))
+			if diff := gocmp.Diff(old, pictureOf(before)); diff != "" {
+				rt.Fatalf("an older table changed:\n%s", diff)
+			}
+			if got.Revision() != k.revision || a.Current() != got {
+				rt.Fatalf("revision is %d, want %d", got.Revision(), k.revision)
+			}
+			freshPools := pool.New(pool.Config{})
+			fresh := NewApplier(freshPools).Apply(k.whole())
+			if diff := gocmp.Diff(pictureOf(fresh), pictureOf(got)); diff != "" {
+				rt.Fatalf("fresh (-) and incremental (+) differ:\n%s", diff)
+			}
+			if pools.Pools() != freshPools.Pools() {
+				rt.Fatalf("%d pools, a fresh node has %d", pools.Pools(), freshPools.Pools())
+			}
+			live := 0
+			for s := range got.Slots("", "") {
+				live++
+				if s.Backend == nil && s.Director == nil && s.Override == nil && !mentioned(got, s.Name) {
+					rt.Fatalf("slot of %q is kept for nothing", s.Name)
+				}
+			}
+			if live+len(a.free)+1 != len(a.refs) {
+				rt.Fatalf("%d slots live, %d free, of %d", live, len(a.free), len(a.refs)-1)
+			}
+			checkMatch(rt, got)
+		}
+		var all watcher.Change
+		all.Revision = k.revision + 1
+		for key := range k.items {
+			all.Deletes = append(all.Deletes, key)
+		}
+		end := a.Apply(all)
+		if pools.Pools() != 0 || len(a.users) != 0 || len(a.losers) != 0 || a.Leaving() != 0 || end.Digest() != (Digest{}) || end.Counts() != (Counts{}) {
+			rt.Fatalf("after all is deleted: %d pools, users %v, losers %v, digest %v, counts %+v", pools.Pools(), a.users, a.losers, end.Digest(), end.Counts())
+		}
+	})
+}
+
+func mentioned(t *Table, name string) bool {
+	for s := range t.Slots("", "") {
+		if s.Director != nil {
+			for _, m := range s.Director.Members {
+				if t.Slot(m.Ref).Name == name {
+					return true
+				}
+			}
+		}
+	}
+	for r := range t.Routes("", "") {
+		if r.Def.Backend == name {
+			return true
+		}
+	}
+	// A director that lost its name to a backend mentions nothing.
+	return false
+}
+
+// checkMatch compares the index with the contract's words: of the routes whose
+// conditions hold, the higher priority, then the more specific host, then the
+// longer path, then the name.
+func checkMatch(rt *rapid.T, tab *Table) {
+	host := rapid.SampledFrom([]string{"x.test", "Y.test:80", "a.x.test", "b.a.x.test", "other"}).Draw(rt, "host")
+	path := rapid.SampledFrom([]string{"/", "/j", "/j/", "/j/k", "/j//k", "/%6a/k", "/k/l", "/z/../j/k"}).Draw(rt, "path")
+	normal, err := Normalize(nil, []byte(path))
+	if err != nil {
+		rt.Fatal(err)
+	}
+	h := strings.ToLower(strings.TrimSuffix(host, ":80"))
+	type candidate struct {
+		*Route
+		host, path int
+	}
+	var all []candidate
+	for r := range tab.Routes("", "") {
+		best := candidate{r, -1, -1}
+		for _, p := range orAny(r.Def.Match.Path) {
+			prefix, is := strings.CutSuffix(p, "*")
+			if p == string(normal) {
+				best.path = max(best.path, 2*len(p)+1)
+			} else if is && strings.HasPrefix(string(normal), prefix) {
+				best.path = max(best.path, 2*len(prefix))
+			}
+		}
+		for _, w := range orAny(r.Def.Match.Host) {
+			switch {
+			case w == "":
+				best.host = max(best.host, 0)
+			case w == h:
+				best.host = 1000
+			case strings.HasPrefix(w, "*") && strings.HasSuffix(h, w[1:]):
+				best.host = max(best.host, len(w))
+			}
+		}
+		if best.host >= 0 && best.path >= 0 {
+			all = append(all, best)
+		}
+	}
+	want := "default rule"
+	if len(all) > 0 {
+		want = slices.MinFunc(all, func(a, b candidate) int {
+			return cmp.Or(cmp.Compare(b.Def.Priority, a.Def.Priority), cmp.Compare(b.host, a.host), cmp.Compare(b.path, a.path), cmp.Compare(a.Name, b.Name))
+		}).Name
+	}
+	got := "default rule"
+	r, _, err := tab.Match(&message.Request{Method: []byte("GET"), Target: []byte(path), Authority: []byte(host)}, noClient)
+	if err != nil {
+		rt.Fatal(err)
+	}
+	if r != nil {
+		got = r.Name
+	}
+	if got != want {
+		rt.Fatalf("%s%s goes by %s, want %s", host, path, got, want)
+	}
+}

@@ -1,0 +1,335 @@
+package table
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"roster/balancer"
+	"roster/message"
+	"roster/pool"
+	"roster/store"
+	"roster/watcher"
+)
+
+var noClient = netip.MustParseAddr("192.0.2.1")
+
+// fixture applies definitions one revision at a time: "backends/a" -> JSON; an
+// empty value deletes.
+type fixture struct {
+	*Applier
+	t        testing.TB
+	pools    *pool.Manager
+	revision int64
+	created  map[string]int64
+}
+
+func newFixture(t testing.TB) *fixture {
+	pools := pool.New(pool.Config{})
+	return &fixture{Applier: NewApplier(pools), t: t, pools: pools, created: map[string]int64{}}
+}
+
+func (f *fixture) put(pairs ...string) *Table {
+	f.t.Helper()
+	f.revision++
+	c := watcher.Change{Revision: f.revision}
+	for i := 0; i < len(pairs); i += 2 {
+		key, _ := store.ParseKey(pairs[i])
+		if pairs[i+1] == "" {
+			delete(f.created, pairs[i])
+			c.Deletes = append(c.Deletes, key)
+			continue
+		}
+		if f.created[pairs[i]] == 0 {
+			f.created[pairs[i]] = f.revision
+		}
+		c.Puts = append(c.Puts, decode(f.t, key, pairs[i+1], f.created[pairs[i]], f.revision))
+	}
+	return f.Apply(c)
+}
+
+// picks says where n requests without a route's help go.
+func picks(t *Table, n int) string {
+	var all []string
+	for range n {
+		b, err := t.Pick(t.fallback)
+		if err != nil {
+			all = append(all, err.Error())
+			continue
+		}
+		all = append(all, b.Name)
+	}
+	return strings.Join(all, " ")
+}
+
+func host(n int) string { return fmt.Sprintf(`{"host":"127.0.0.%d"}`, n) }
+
+func TestDefaultRuleIsDefaultElseTheOldestBackend(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	want := func(tab *Table, want string) {
+		t.Helper()
+		if got := picks(tab, 1); got != want {
+			t.Errorf("a request goes to %q, want %q", got, want)
+		}
+	}
+	want(f.Current(), "no healthy backend")
+	want(f.put("backends/z", host(1)), "z")
+	want(f.put("backends/a", host(2)), "z") // older wins, not the name
+	want(f.put("backends/z", host(3)), "z") // changed, not created
+	want(f.put("backends/z", ""), "a")
+	want(f.put("backends/z", host(3)), "a")
+	want(f.put("backends/default", host(4)), "default")
+	want(f.put("backends/default", `{"none":true}`), "no healthy backend")
+	want(f.put("backends/default", ""), "a")
+	want(f.put("backends/a", "", "backends/c", host(1), "backends/b", host(2)), "z")
+	want(f.put("backends/z", ""), "b") // created at one revision: the lower name
+}
+
+func TestTheOlderOfTwoKindsKeepsTheName(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.put("backends/a", host(1))
+	f.put("directors/x", `{"type":"round_robin","backends":["a"]}`)
+	tab := f.put("backends/x", host(2))
+	if s := tab.Lookup("x"); s.Director == nil || s.Backend != nil {
+		t.Errorf("the newer backend took the director's name: %+v", s)
+	}
+	rejected := func(tab *Table) (keys []string) {
+		for r := range tab.Rejected() {
+			keys = append(keys, r.Key.String())
+		}
+		return keys
+	}
+	if got := rejected(tab); len(got) != 1 || got[0] != "backends/x" {
+		t.Errorf("rejected are %v, want backends/x", got)
+	}
+	tab = f.put("directors/x", "")
+	if s := tab.Lookup("x"); s.Backend == nil || s.Director != nil || len(rejected(tab)) != 0 {
+		t.Errorf("the name is free, but the backend does not have it: %+v, rejected %v", s, rejected(tab))
+	}
+	tab = f.put("backends/y", host(1), "directors/y", `{"type":"round_robin","backends":["a"]}`)
+	if s := tab.Lookup("y"); s.Backend == nil {
+		t.Error("created at one revision, the tie did not go to the backend")
+	}
+}
+
+func TestRoundRobinSkipsWhatCannotBeChosen(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	director := `{"type":"round_robin","backends":["a","gone","b","none",{"name":"zero","weight":0},"a"]}`
+	tab := f.put("directors/default", director, "backends/a", host(1), "backends/b", host(2), "backends/none", `{"none":true}`, "backends/zero", host(3))
+	if got, want := picks(tab, 6), "a b a a b a"; got != want {
+		t.Errorf("picked %s, want %s", got, want)
+	}
+	tab = f.put("health/a", "sick")
+	if got, want := picks(tab, 3), "b b b"; got != want {
+		t.Errorf("with a sick, picked %s, want %s", got, want)
+	}
+	tab = f.put("health/a", "", "health/b", "drain")
+	if got, want := picks(tab, 2), "a a"; got != want {
+		t.Errorf("with b draining, picked %s, want %s", got, want)
+	}
+	tab = f.put("health/default", "sick")
+	if got, want := picks(tab, 1), "no healthy backend"; got != want {
+		t.Errorf("with the director sick, picked %s, want %s", got, want)
+	}
+}
+
+func TestACycleOfDirectorsIsSkipped(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	of := func(members ...string) string {
+		return `{"type":"round_robin","backends":["` + strings.Join(members, `","`) + `"]}`
+	}
+	tab := f.put("directors/default", of("x"), "directors/x", of("y"), "directors/y", of("x", "default"))
+	if got := picks(tab, 1); got != "no healthy backend" {
+		t.Errorf("a cycle without a backend gave %s", got)
+	}
+	tab = f.put("directors/y", of("x", "a", "default"), "backends/a", host(1))
+	if got := picks(tab, 3); got != "a a a" {
+		t.Errorf("beside a cycle, picked %s, want a each time", got)
+	}
+}
+
+func TestDirectorsNestEightDeep(t *testing.T) {
+	t.Parallel()
+	for depth, want := range map[int]string{8: "a", 9: "no healthy backend"} {
+		f := newFixture(t)
+		pairs := []string{"backends/a", host(1)}
+		for i := range depth {
+			name, member := fmt.Sprintf("directors/d%d", i), fmt.Sprintf("d%d", i+1)
+			if i == 0 {
+				name = "directors/default"
+			}
+			if i == depth-1 {
+				member = "a"
+			}
+			pairs = append(pairs, name, `{"type":"round_robin","backends":["`+member+`"]}`)
+		}
+		if got := picks(f.put(pairs...), 1); got != want {
+			t.Errorf("%d directors deep: %s, want %s", depth, got, want)
+		}
+	}
+}
+
+func TestOtherFieldsKeepThePoolAndItsConnections(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.put("backends/a", host(1))
+	if f.put("backends/a", `{"host":"127.0.0.1","max_connections":7}`); f.pools.Pools() != 1 {
+		t.Errorf("%d pools, want the one", f.pools.Pools())
+	}
+	if f.put("backends/b", host(1)); f.pools.Pools() != 1 {
+		t.Errorf("%d pools for two backends at one address, want 1", f.pools.Pools())
+	}
+	if f.put("backends/a", "", "backends/b", host(2)); f.pools.Pools() != 1 {
+		t.Errorf("%d pools, want that of the new address only", f.pools.Pools())
+	}
+}
+
+func TestAMissingViaIsDanglingUntilItComes(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	tab := f.put("backends/a", `{"host":"127.0.0.1","via":"hop"}`)
+	var d *DanglingError
+	if _, err := tab.Pick(tab.fallback); !errors.As(err, &d) || d.Key.String() != "backends/hop" {
+		t.Errorf("picking gave %v, want that backends/hop is missing", err)
+	}
+	if b, err := f.put("backends/hop", host(9)).Pick(1); err != nil {
+		t.Errorf("with the via there: %v, %v", b, err)
+	}
+	if _, err := f.put("backends/hop", `{"host":"127.0.0.9","via":"a"}`).Pick(1); err == nil {
+		t.Error("a via with a via is used")
+	}
+}
+
+func TestRequestsOfAnOlderDefinitionCountAgainstTheNewLimit(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	b, _ := f.put("backends/a", host(1)).Pick(1)
+	if err := b.Runtime.Acquire(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	b, _ = f.put("backends/a", `{"host":"127.0.0.2","max_connections":1}`).Pick(1)
+	if err := b.Runtime.Acquire(context.Background()); !errors.Is(err, pool.ErrBusy) {
+		t.Errorf("a second request got %v, want %v", err, pool.ErrBusy)
+	}
+	f.put("backends/a", "")
+	if f.Leaving() != 1 {
+		t.Errorf("%d backends are leaving, want the one with a request", f.Leaving())
+	}
+	again, _ := f.put("backends/a", `{"host":"127.0.0.3","max_connections":1}`).Pick(1)
+	if err := again.Runtime.Acquire(context.Background()); !errors.Is(err, pool.ErrBusy) {
+		t.Errorf("after delete and put a second request got %v, want %v", err, pool.ErrBusy)
+	}
+	b.Runtime.Release()
+	if f.put("backends/a", ""); f.Leaving() != 0 {
+		t.Errorf("%d backends are leaving, want none", f.Leaving())
+	}
+}
+
+func TestDeletedOrSickBackendWakesItsQueue(t *testing.T) {
+	t.Parallel()
+	for _, how := range [][]string{{"backends/a", ""}, {"health/a", "sick"}} {
+		f := newFixture(t)
+		b, _ := f.put("backends/a", `{"host":"127.0.0.1","max_connections":1,"wait_limit":1,"wait_timeout":"1h"}`).Pick(1)
+		if err := b.Runtime.Acquire(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		got := make(chan error)
+		go func() { got <- b.Runtime.Acquire(context.Background()) }()
+		for b.Runtime.Queued() == 0 {
+		}
+		f.put(how...)
+		if err := <-got; !errors.Is(err, pool.ErrSick) {
+			t.Errorf("%v: the one who waited got %v, want %v", how, err, pool.ErrSick)
+		}
+	}
+}
+
+func TestRouteConditions(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	tab := f.put("backends/a", host(1),
+		"routes/query", `{"match":{"query":{"q":"a b","r":"*"}},"backend":"a"}`,
+		"routes/header", `{"match":{"header":{"X-Canary":["1","yes"]}},"backend":"a"}`,
+		"routes/method", `{"match":{"method":["PUT","POST"]},"backend":"a"}`,
+		"routes/regex", `{"match":{"path_regex":"^/[0-9]+$"},"backend":"a"}`,
+		"routes/client", `{"match":{"client":"10.0.0.0/8"},"backend":"a"}`,
+		"routes/when", `{"match":{"path":"/when"},"when":"true","backend":"a"}`,
+		"routes/skipped", `{"match":{"path":"/skip"},"when":"true","on_error":"skip","backend":"a"}`)
+	for _, c := range []struct {
+		name, method, target, header, client, want string
+		err                                        error
+	}{
+		{name: "nothing holds", target: "/", want: "-"},
+		{name: "query", target: "/?r=&q=a%20b", want: "query"},
+		{name: "query, plus", target: "/?q=a+b&r", want: "query"},
+		{name: "query, one missing", target: "/?q=a+b", want: "-"},
+		{name: "header, any case and one of the values", target: "/", header: "x-canary: yes", want: "header"},
+		{name: "header, other value", target: "/", header: "X-Canary: no", want: "-"},
+		{name: "method", method: "POST", target: "/", want: "method"},
+		{name: "path_regex", target: "/42", want: "regex"},
+		{name: "path_regex sees the normal path", target: "/x/../4%32", want: "regex"},
+		{name: "client", target: "/", client: "10.1.2.3", want: "client"},
+		{name: "client over an IPv6 socket", target: "/", client: "::ffff:10.1.2.3", want: "client"},
+		{name: "a condition never widens", target: "/when", want: "when", err: ErrCondition},
+		{name: "on_error skip", target: "/skip", want: "-"},
+		{name: "climbs above the root", target: "/../x", want: "-", err: ErrPath},
+	} {
+		r := &message.Request{Method: []byte("GET"), Target: []byte(c.target)}
+		if c.method != "" {
+			r.Method = []byte(c.method)
+		}
+		if n, v, ok := strings.Cut(c.header, ": "); ok {
+			r.Fields = []message.Field{{Name: []byte(n), Value: []byte(v)}}
+		}
+		client := noClient
+		if c.client != "" {
+			client = netip.MustParseAddr(c.client)
+		}
+		route, _, err := tab.Match(r, client)
+		got := "-"
+		if route != nil {
+			got = route.Name
+		}
+		if got != c.want || !errors.Is(err, c.err) {
+			t.Errorf("%s: %s, %v, want %s, %v", c.name, got, err, c.want, c.err)
+		}
+	}
+}
+
+func TestMatchAndPickDoNotAllocate(t *testing.T) {
+	f := newFixture(t)
+	tab := f.put("directors/default", `{"type":"round_robin","backends":["a","b"]}`, "backends/a", host(1), "backends/b", host(2),
+		"routes/one", `{"match":{"host":["x.test","*.y.test"],"path":"/j/*"},"backend":"default"}`)
+	r := &message.Request{Method: []byte("GET"), Target: []byte("/a/%2e%2e/j/x?q=1"), Authority: []byte("Sub.Y.Test:8080")}
+	if n := testing.AllocsPerRun(100, func() {
+		route, ref, err := tab.Match(r, noClient)
+		if route == nil || err != nil {
+			t.Fatal(route, err)
+		}
+		if _, err := tab.Pick(ref); err != nil {
+			t.Fatal(err)
+		}
+	}); n != 0 {
+		t.Errorf("%v allocations a request, want none", n)
+	}
+}
+
+func TestPickReturnsNoBackendForADanglingName(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	tab := f.put("backends/a", host(1), "routes/r", `{"backend":"missing"}`)
+	_, ref, err := tab.Match(&message.Request{Method: []byte("GET"), Target: []byte("/")}, noClient)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tab.Pick(ref); !errors.Is(err, balancer.ErrNoBackend) {
+		t.Errorf("a route to a missing name gave %v, want %v", err, balancer.ErrNoBackend)
+	}
+}
