@@ -64,6 +64,9 @@ func (c *client) do(ctx context.Context, f func(context.Context, *store.Store) e
 		return withCode(exitUnavailable, fmt.Errorf("%w; is etcd running at %s? roster node starts one, --etcd HOST:PORT names another",
 			err, strings.Join(c.endpoints, ",")))
 	}
+	if errors.Is(err, store.ErrDenied) {
+		return fmt.Errorf("%w; --etcd-user and --etcd-password-file, or --etcd-cert and --etcd-key, say who you are", err)
+	}
 	return err
 }
 

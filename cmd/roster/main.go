@@ -92,6 +92,16 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 invalid definition, 4 conflict,
 		nodeCommand(s), putCommand(s), getCommand(s), deleteCommand(s), applyCommand(s), validateCommand(s),
 		statusCommand(s), healthcheckCommand(), originCommand(s), versionCommand(s),
 	)
+	root.InitDefaultCompletionCmd()
+	for _, cmd := range root.Commands() {
+		if cmd.Name() == "completion" {
+			cmd.Example = `  source <(roster completion bash)
+  roster completion fish > ~/.config/fish/completions/roster.fish`
+			cmd.RunE = func(*cobra.Command, []string) error {
+				return usage("roster completion takes the name of a shell: bash, zsh or fish")
+			}
+		}
+	}
 	return root
 }
 

@@ -62,6 +62,9 @@ func FromFile(flags *pflag.FlagSet, file string) error {
 	if err := dec.Decode(&doc); err != nil && err != io.EOF {
 		return multierror.Append(nil, fmt.Errorf("%s: want flags' names and their values, such as drain-delay: 5s: %w", file, err))
 	}
+	if err := dec.Decode(new(yaml.MapSlice)); err != io.EOF {
+		return multierror.Append(nil, fmt.Errorf("%s: holds more than one document, want one", file))
+	}
 	var errs *multierror.Error
 	fail := func(name, format string, args ...any) {
 		errs = multierror.Append(errs, fmt.Errorf("%s: %s: %w", file, name, fmt.Errorf(format, args...)))

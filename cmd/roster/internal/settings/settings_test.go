@@ -123,7 +123,7 @@ func TestAllFaultsAreReported(t *testing.T) {
 func TestFileThatIsNone(t *testing.T) {
 	t.Parallel()
 	var v values
-	for _, file := range []string{write(t, "- a\n"), write(t, "a: [\n"), filepath.Join(t.TempDir(), "none.yaml")} {
+	for _, file := range []string{write(t, "- a\n"), write(t, "a: [\n"), write(t, "quiet: true\n---\nquiet: false\n"), filepath.Join(t.TempDir(), "none.yaml")} {
 		if err := settings.FromFile(flagSet(&v), file); err == nil || !strings.Contains(err.Error(), file) {
 			t.Errorf("%s: %v, want an error that names the file", file, err)
 		}
