@@ -186,6 +186,15 @@ func (tr *traffic) wrong() string {
 	return fmt.Sprintf("%d of %d requests failed:\n%s", tr.failures, tr.requests.Load(), strings.Join(tr.first, "\n"))
 }
 
+func (tr *traffic) ended() bool {
+	select {
+	case <-tr.stop:
+		return true
+	default:
+		return false
+	}
+}
+
 // end stops the clients, once, and says what failed.
 func (tr *traffic) end() {
 	tr.t.Helper()
