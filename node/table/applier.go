@@ -22,6 +22,7 @@ type Applier struct {
 	pools   Pools
 	current atomic.Pointer[Table]
 
+	edits  uint64  // made so far
 	refs   []int32 // per slot: what keeps it: definitions, overrides, mentions
 	free   []Ref   // slots to give again
 	ages   ages
@@ -87,13 +88,8 @@ func (a *Applier) Apply(c watcher.Change) *Table {
 	old := a.current.Load()
 	t := *old
 	t.revision = c.Revision
-	w := &work{
-		Applier: a,
-		t:       &t,
-		edit:    old.slots.edit(),
-		names:   old.names.Txn(),
-		compile: make(map[string]struct{}),
-	}
+	a.edits++
+	w := &work{Applier: a, t: &t, edit: edit{vector: old.slots, number: a.edits}, names: old.names.Txn()}
 	for _, key := range c.Deletes {
 		w.report(key, nil, nil)
 		w.put(key, nil)
@@ -127,14 +123,15 @@ type claim struct {
 type work struct {
 	*Applier
 	t       *Table
-	edit    *edit
+	edit    edit
 	names   *iradix.Txn[Ref]
-	compile map[string]struct{} // backends to build: their definition or one they need changed
+	compile []string            // backends to build: their definition or one they need changed
+	rebuilt map[string]struct{} // of them, those that rebuild has been at
 	after   []func()
 }
 
 func (w *work) commit() *Table {
-	for name := range w.compile {
+	for _, name := range w.compile {
 		w.build(name)
 	}
 	t := w.t
@@ -255,7 +252,7 @@ func (w *work) override(key store.Key, c *claim) {
 	}
 	w.edit.set(ref, &next)
 	if b := next.Backend; b != nil {
-		w.compile[b.Name] = struct{}{}
+		w.compile = append(w.compile, b.Name)
 		if c != nil && next.Override.Def.State == store.Sick {
 			w.after = append(w.after, b.Runtime.Fail)
 		}

@@ -126,7 +126,6 @@ func (w *work) setBackend(name string, c *claim) {
 		w.edit.set(ref, &next)
 		w.forget(ref)
 		w.t.counts.Backends--
-		delete(w.compile, name)
 		w.after = append(w.after, func() {
 			w.leave(name, old.Runtime)
 			old.Runtime.Fail()
@@ -136,7 +135,7 @@ func (w *work) setBackend(name string, c *claim) {
 		})
 		return
 	}
-	b := &Backend{Name: name, Def: c.def.(*store.Backend), CreateRevision: c.create, ModRevision: c.mod}
+	b := &Backend{Name: name, Def: c.def.(*store.Backend), CreateRevision: c.create, ModRevision: c.mod, edit: w.edits}
 	if old != nil {
 		b.Runtime, b.Pool = old.Runtime, old.Pool
 	} else {
@@ -155,7 +154,7 @@ func (w *work) setBackend(name string, c *claim) {
 	}
 	w.edit.set(ref, &next)
 	w.need(b, true)
-	w.compile[name] = struct{}{}
+	w.compile = append(w.compile, name)
 	w.after = append(w.after, func() { b.Runtime.Set(b.Def.MaxConnections, b.Def.WaitLimit, b.Def.WaitTimeout) })
 }
 
@@ -237,8 +236,12 @@ func (w *work) need(b *Backend, on bool) {
 // rebuild has the backends built again that need key, and those that need them.
 func (w *work) rebuild(key store.Key) {
 	for name := range w.users[key] {
-		if _, known := w.compile[name]; !known {
-			w.compile[name] = struct{}{}
+		if _, known := w.rebuilt[name]; !known {
+			if w.rebuilt == nil {
+				w.rebuilt = make(map[string]struct{})
+			}
+			w.rebuilt[name] = struct{}{}
+			w.compile = append(w.compile, name)
 			w.rebuild(store.Key{Kind: store.Backends, Name: name})
 		}
 	}
@@ -250,15 +253,20 @@ func (w *work) build(name string) {
 	if s == nil || s.Backend == nil {
 		return
 	}
-	b := *s.Backend
+	b := s.Backend
+	if b.edit != w.edits { // it is in an older table: change a copy
+		copied := *b
+		copied.edit = w.edits
+		b = &copied
+		next := *s
+		next.Backend = b
+		w.edit.set(ref, &next)
+	}
 	old := b.Pool
 	b.Pool, b.Fault = w.acquire(b.Def)
 	if b.Pool != nil && s.Override != nil && s.Override.Def.State == store.Drain {
 		b.Pool.Drain(true)
 	}
-	next := *s
-	next.Backend = &b
-	w.edit.set(ref, &next)
 	if old != nil {
 		w.after = append(w.after, old.Release)
 	}

@@ -42,6 +42,7 @@ type Backend struct {
 	Fault error
 	// Runtime is what lives on when the definition changes.
 	Runtime *Runtime
+	edit    uint64 // that made it, and may complete it until the table is out
 }
 
 // Director is one director as one table sees it. It never changes; its cursor

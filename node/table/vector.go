@@ -8,33 +8,34 @@ type vector struct {
 }
 
 type (
-	middle [64]*leaf
-	leaf   [64]*Slot
+	middle struct {
+		leaves [64]*leaf
+		edit   uint64 // that made it, and may change it in place until it is done
+	}
+	leaf struct {
+		slots [64]*Slot
+		edit  uint64
+	}
 )
 
 // at returns slot i, nil where nothing was ever set.
 func (v vector) at(i Ref) *Slot {
 	if t := int(i >> 12); t < len(v.top) {
 		if m := v.top[t]; m != nil {
-			if l := m[i>>6&63]; l != nil {
-				return l[i&63]
+			if l := m.leaves[i>>6&63]; l != nil {
+				return l.slots[i&63]
 			}
 		}
 	}
 	return nil
 }
 
-// edit changes a vector: nodes copied once by this edit are then changed in
-// place, and belong to everyone once the edit is done.
+// edit changes a vector. Nodes it has copied carry its number, which no other
+// edit of the same table has.
 type edit struct {
 	vector
-	middles map[*middle]struct{}
-	leaves  map[*leaf]struct{}
-	copied  bool
-}
-
-func (v vector) edit() *edit {
-	return &edit{vector: v}
+	number uint64
+	copied bool // the top is its own
 }
 
 func (e *edit) set(i Ref, s *Slot) {
@@ -45,18 +46,18 @@ func (e *edit) set(i Ref, s *Slot) {
 		e.top, e.copied = top, true
 	}
 	m := e.top[t]
-	if _, mine := e.middles[m]; !mine {
+	if m == nil || m.edit != e.number {
 		m = clone(m)
+		m.edit = e.number
 		e.top[t] = m
-		e.middles = note(e.middles, m)
 	}
-	l := m[i>>6&63]
-	if _, mine := e.leaves[l]; !mine {
+	l := m.leaves[i>>6&63]
+	if l == nil || l.edit != e.number {
 		l = clone(l)
-		m[i>>6&63] = l
-		e.leaves = note(e.leaves, l)
+		l.edit = e.number
+		m.leaves[i>>6&63] = l
 	}
-	l[i&63] = s
+	l.slots[i&63] = s
 }
 
 func clone[T any](p *T) *T {
@@ -65,12 +66,4 @@ func clone[T any](p *T) *T {
 		*c = *p
 	}
 	return c
-}
-
-func note[K comparable](m map[K]struct{}, k K) map[K]struct{} {
-	if m == nil {
-		m = make(map[K]struct{}, 4)
-	}
-	m[k] = struct{}{}
-	return m
 }
