@@ -97,5 +97,6 @@ require (
 
 tool (
 	go.etcd.io/etcd/etcdctl/v3
+	go.etcd.io/etcd/server/v3
 	honnef.co/go/tools/cmd/staticcheck
 )

@@ -114,7 +114,7 @@ func (s *scene) onNode() (map[string]served, error) {
 	return all, nil
 }
 
-// served asks for as many answers as show every backend of the round.
+// answers asks for as many answers as show every backend of the round.
 func (s *scene) answers() (map[string]bool, error) {
 	c, err := dial(s.node.Address())
 	if err != nil {
@@ -136,10 +136,22 @@ func (s *scene) answers() (map[string]bool, error) {
 	return got, nil
 }
 
-// converged waits until the node has and serves exactly what etcd has, which must be
+// recovered is serves after a fault that ended at since: the node must also have
+// proven since then that it misses nothing.
+func (s *scene) recovered(what string, since time.Time, want map[string]string) {
+	s.t.Helper()
+	s.converged(what, since, since, want)
+}
+
+// serves waits until the node has and serves exactly what etcd has, which must be
 // want (name to answer), at most convergeLimit after since: by its status, by its list
 // of backends, by requests, and by the digest of a node that starts now.
-func (s *scene) converged(what string, since time.Time, want map[string]string) harness.Status {
+func (s *scene) serves(what string, since time.Time, want map[string]string) {
+	s.t.Helper()
+	s.converged(what, since, time.Time{}, want)
+}
+
+func (s *scene) converged(what string, since, proven time.Time, want map[string]string) {
 	s.t.Helper()
 	inEtcd, revision := s.inEtcd()
 	wantAnswers := map[string]bool{}
@@ -162,7 +174,7 @@ func (s *scene) converged(what string, since time.Time, want map[string]string) 
 		if status, fresh, err = s.witness.status(); err != nil {
 			return false, err
 		}
-		if !status.Etcd.Connected || status.HeldList != "" || status.Seen != revision || !fresh.After(since) {
+		if !status.Etcd.Connected || status.HeldList != "" || status.Seen != revision || !fresh.After(proven) {
 			return false, fmt.Sprintf("status %+v, fresh %v after the end of the fault, want revision %d", status, fresh.Sub(since), revision)
 		}
 		if got, err := s.onNode(); err != nil || !maps.Equal(got, inEtcd) {
@@ -187,7 +199,6 @@ func (s *scene) converged(what string, since time.Time, want map[string]string) 
 	}
 	other.Kill()
 	s.t.Logf("%s: converged after %v (%d relists so far)", what, took.Round(time.Millisecond), status.Etcd.Relists)
-	return status
 }
 
 // away waits until the node says that it has no etcd.
@@ -252,7 +263,7 @@ func TestEtcdStoppedUnderTraffic(t *testing.T) {
 	s.etcd.Delete(backendsPrefix + "web-b")
 	rev := s.put("web-c", "after-c")
 	s.witness.knows("the changes after etcd's return", func(st harness.Status) bool { return st.Seen >= rev })
-	s.converged("etcd is back", back, map[string]string{"web-a": "after-a", "web-c": "after-c"})
+	s.recovered("etcd is back", back, map[string]string{"web-a": "after-a", "web-c": "after-c"})
 }
 
 // TestCompactionWhileCutOff compacts away what a node has missed. A deletion is among it,
@@ -280,7 +291,7 @@ func TestCompactionWhileCutOff(t *testing.T) {
 			s.traffic.allow("seed-a", "seed-b", "new-a", "new-c")
 			s.witness.knows("the compaction", func(st harness.Status) bool { return st.Seen >= rev && relisted(st) })
 			s.network.Heal()
-			s.converged("compacted", time.Now(), map[string]string{"web-a": "new-a", "web-c": "new-c"})
+			s.recovered("compacted", time.Now(), map[string]string{"web-a": "new-a", "web-c": "new-c"})
 		})
 	}
 }
@@ -306,7 +317,7 @@ func TestRestoredWithOtherValuesAtTheSameRevisions(t *testing.T) {
 	begun := time.Now()
 	write("old")
 	write("old") // it knows eight of them
-	s.converged("before the restore", begun, is("old"))
+	s.serves("before the restore", begun, is("old"))
 
 	for _, round := range []struct {
 		name    string
@@ -328,7 +339,7 @@ func TestRestoredWithOtherValuesAtTheSameRevisions(t *testing.T) {
 		if round.cut {
 			s.network.Cut()
 		}
-		s.etcd.Stop()
+		s.etcd.Kill() // in an orderly end it would wait for the node to go, for seconds
 		s.witness.blind()
 		s.away()
 		relisted := s.relisted()
@@ -345,7 +356,7 @@ func TestRestoredWithOtherValuesAtTheSameRevisions(t *testing.T) {
 			s.network.Heal()
 			restored = time.Now()
 		}
-		s.converged(round.name, restored, is(answer))
+		s.recovered(round.name, restored, is(answer))
 		t.Logf("%s: seen %d before, %d now", round.name, before.Seen, s.node.Status().Seen)
 	}
 }
@@ -373,7 +384,7 @@ func TestNewClusterBehindTheSameAddress(t *testing.T) {
 		if round.cut {
 			s.network.Cut()
 		}
-		s.etcd.Stop()
+		s.etcd.Kill()
 		s.witness.blind()
 		s.away()
 		s.witness.knows("the new cluster", s.relisted())
@@ -386,7 +397,7 @@ func TestNewClusterBehindTheSameAddress(t *testing.T) {
 			s.network.Heal()
 			back = time.Now()
 		}
-		s.converged(round.name, back, map[string]string{"web-a": a, "web-b": b})
+		s.recovered(round.name, back, map[string]string{"web-a": a, "web-b": b})
 	}
 }
 
@@ -397,7 +408,7 @@ func TestEmptyStoreBehindTheSameAddress(t *testing.T) {
 	held := func(what string, empty func()) {
 		t.Helper()
 		before := s.node.Status()
-		s.etcd.Stop()
+		s.etcd.Kill()
 		s.witness.blind()
 		empty()
 		status := s.node.WaitStatus("a held list", func(st harness.Status) bool { return st.HeldList != "" })
@@ -415,21 +426,21 @@ func TestEmptyStoreBehindTheSameAddress(t *testing.T) {
 	s.witness.knows("the first key", s.relisted())
 	begun := time.Now()
 	s.put("web-z", "first") // with no director, the oldest backend serves
-	s.converged("a key appeared", begun, map[string]string{"web-z": "first"})
+	s.recovered("a key appeared", begun, map[string]string{"web-z": "first"})
 
 	held("the same cluster without its data", s.etcd.Wipe)
 	s.traffic.allow("first", "second")
 	s.witness.knows("the first key", s.relisted())
 	begun = time.Now()
 	s.put("web-y", "second")
-	s.converged("a key appeared again", begun, map[string]string{"web-y": "second"})
+	s.recovered("a key appeared again", begun, map[string]string{"web-y": "second"})
 
 	held("emptied once more", s.etcd.Wipe)
 	s.traffic.end()
 	s.witness.knows("the acknowledgement", s.relisted())
 	begun = time.Now()
 	s.etcd.Put("/roster/ack", fmt.Sprint(s.etcdRevision()))
-	s.converged("acknowledged", begun, nil)
+	s.recovered("acknowledged", begun, nil)
 }
 
 // TestDeletedWhileCutOff deletes everything, as one may, while the node does not see it.
@@ -449,12 +460,12 @@ func TestDeletedWhileCutOff(t *testing.T) {
 			s.traffic.end() // what comes now is 503
 			s.witness.knows("the deletion", func(st harness.Status) bool { return st.Seen >= rev && st.Counts["backends"] == 0 })
 			s.network.Heal()
-			s.converged("deleted", time.Now(), nil)
+			s.recovered("deleted", time.Now(), nil)
 
 			s.witness.anything()
 			begun := time.Now()
 			s.put("web-a", "again")
-			s.converged("put again", begun, map[string]string{"web-a": "again"})
+			s.serves("put again", begun, map[string]string{"web-a": "again"})
 		})
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/hashicorp/go-multierror"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/goleak"
@@ -80,8 +81,15 @@ func TestOpenSaysWhatIsWrong(t *testing.T) {
 		{"path", store.Config{Endpoints: []string{"http://x/y"}}, `endpoint "http://x/y": more than an address, want HOST:PORT or a URL`},
 		{"empty", store.Config{Endpoints: []string{""}}, `endpoint "": no host in it, want HOST:PORT or a URL`},
 		{"port", store.Config{Endpoints: []string{"x:y"}}, `endpoint "x:y": not an address, want HOST:PORT or a URL`},
+		{"port 0", store.Config{Endpoints: []string{"x:0"}}, `endpoint "x:0": port is 0, want 1 to 65535`},
+		{"port above all", store.Config{Endpoints: []string{"x:65536"}}, `endpoint "x:65536": port is 65536, want 1 to 65535`},
+		{"IPv6 without brackets", store.Config{Endpoints: []string{"::1"}}, `endpoint "::1": not an address, want HOST:PORT or a URL`},
+		{"double slash", store.Config{Endpoints: at, Prefix: "/roster//"}, `prefix is "/roster//", want single "/" in it`},
+		{"negative request time-out", store.Config{Endpoints: at, RequestTimeout: -1}, "request time-out is -1ns, want 0 or more"},
+		{"negative dial time-out", store.Config{Endpoints: at, DialTimeout: -1}, "dial time-out is -1ns, want 0 or more"},
+		{"negative page", store.Config{Endpoints: at, PageSize: -1}, "page size is -1, want 0 or more"},
 		{"mixed", store.Config{Endpoints: []string{"https://x", "http://y"}}, "some endpoints are https and some are not, want all or none"},
-		{"http with a CA", store.Config{Endpoints: []string{"http://x"}, CA: "ca"}, `endpoint "http://x" is not https, but files for TLS are given`},
+		{"http with a CA", store.Config{Endpoints: []string{"http://x"}, CA: "ca"}, `endpoint "http://x": it is not https, but files for TLS are given`},
 		{"relative prefix", store.Config{Endpoints: at, Prefix: "roster/"}, `prefix is "roster/", want it to begin with "/"`},
 		{"bare prefix", store.Config{Endpoints: at, Prefix: "/"}, `prefix is "/", want a name in it, as in "/roster/"`},
 		{"user alone", store.Config{Endpoints: at, User: "a"}, "etcd user a without a password"},
@@ -92,7 +100,7 @@ func TestOpenSaysWhatIsWrong(t *testing.T) {
 		{"no CA file", store.Config{Endpoints: at, CA: filepath.Join(dir, "none")}, "etcd CA: open"},
 		{"bad CA file", store.Config{Endpoints: at, CA: file("ca", "?")}, "etcd CA: no certificate in"},
 		{"cert alone", store.Config{Endpoints: at, Cert: "c"}, "a client certificate for etcd without its key"},
-		{"key alone", store.Config{Endpoints: []string{"https://x"}, KeyFile: "k"}, "the key of a client certificate for etcd without the certificate"},
+		{"key alone", store.Config{Endpoints: at, KeyFile: "k"}, "the key of a client certificate for etcd without the certificate"},
 	} {
 		s, err := store.Open(test.cfg)
 		if err == nil {
@@ -101,6 +109,17 @@ func TestOpenSaysWhatIsWrong(t *testing.T) {
 		} else if !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: %v, want %q", test.name, err, test.want)
 		}
+	}
+}
+
+func TestOpenReportsAllThatIsWrongAtOnce(t *testing.T) {
+	t.Parallel()
+	_, err := store.Open(store.Config{
+		Endpoints: []string{"ftp://x", "etcd:0", "etcd"}, Prefix: "roster", User: "a", CA: "none.pem", PageSize: -1,
+	})
+	var all *multierror.Error
+	if !errors.As(err, &all) || len(all.Errors) != 6 {
+		t.Errorf("got %v, want 6 errors", err)
 	}
 }
 

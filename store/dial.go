@@ -12,7 +12,7 @@ import (
 	"sync"
 	"time"
 
-	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	grpccredentials "google.golang.org/grpc/credentials"
@@ -39,14 +39,21 @@ func callOf(ctx context.Context) *call {
 const authenticate = "/etcdserverpb.Auth/Authenticate"
 
 // intercept sees every attempt at a request, under the etcd client's retries.
+// Logging in is part of the request that needs it.
 func (s *Store) intercept(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
-	// The client wants a token while it is made, and would wait for etcd.
-	// With an empty one it fetches another for the first request.
-	if _, ok := reply.(*pb.AuthenticateResponse); ok && s.opening.Load() {
-		return nil
+	if method == authenticate {
+		// The client wants a token while it is made, and would wait for etcd.
+		// With an empty one it fetches another for the first request.
+		if s.opening.Load() {
+			return nil
+		}
+		var err error
+		if req, err = s.login.fill(req); err != nil {
+			return err
+		}
 	}
 	c := callOf(ctx)
-	if c == nil || method == authenticate {
+	if c == nil {
 		return invoke(ctx, method, req, reply, cc, opts...)
 	}
 	c.mu.Lock()
@@ -59,6 +66,9 @@ func (s *Store) intercept(ctx context.Context, method string, req, reply any, cc
 		if code := status.Code(err); c.last == nil || code != codes.DeadlineExceeded && code != codes.Canceled ||
 			strings.Contains(err.Error(), balancerError) {
 			c.last = err
+		}
+		if answer, ok := rpctypes.Error(err).(rpctypes.EtcdError); ok && answer.Code() != codes.Unavailable {
+			c.sent = false // it was, and refused
 		}
 	}
 	return err

@@ -103,7 +103,9 @@ func (s *Store) fault(ctx context.Context, c *call, err error, write bool) error
 	c.mu.Unlock()
 
 	var answer rpctypes.EtcdError
-	if errors.As(rpctypes.Error(err), &answer) {
+	if errors.Is(err, ErrDenied) { // by ourselves: there is no password
+		return err
+	} else if errors.As(rpctypes.Error(err), &answer) {
 		switch answer {
 		case rpctypes.ErrCompacted:
 			return ErrCompacted
