@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -227,8 +228,10 @@ const newcomers = time.Second
 // rest prepares for a wait for more bytes. It is true if there is nothing to wait
 // for.
 func (c *client) rest() bool {
-	if c.work == nil || c.in.empty() && c.headSince == 0 {
-		c.giveWork()
+	if c.headSince == 0 {
+		if c.work != nil && c.in.empty() {
+			c.giveWork()
+		}
 		if !c.resting {
 			c.resting = true
 			c.armRead(c.p.now() + c.p.config.IdleTimeout)
@@ -257,7 +260,8 @@ func (c *client) feed() verdict {
 			return c.refuse(badRequest(err))
 		}
 		if n == 0 {
-			if c.headSince == 0 {
+			// Some clients send an empty line after a body: that begins no request.
+			if c.headSince == 0 && len(bytes.Trim(c.in.unread(), "\r\n")) > 0 {
 				c.headSince = c.p.now()
 			}
 			return more

@@ -120,15 +120,25 @@ func (p *Proxy) isDrained() bool {
 // accept starts connections until the listener fails for good.
 func (p *Proxy) accept(l *listener) error {
 	var pause time.Duration
+	rounds := 0
 	for {
+		called := p.now()
 		conn, err := l.Accept()
 		if err == nil {
 			pause = 0
 			go p.open(l, conn).serve()
 			continue
 		}
-		if errors.Is(err, net.ErrClosed) || isTimeout(err) && p.isDrained() {
+		if errors.Is(err, net.ErrClosed) {
 			return err
+		}
+		if isTimeout(err) && p.isDrained() {
+			// It waited, so the queue was empty, unless the time was up before it looked.
+			// Clients that keep coming are not waited for without end.
+			if rounds++; p.now()-called > queueTime/4 || rounds > queueRounds || !l.setDeadline() {
+				return err
+			}
+			continue
 		}
 		var temporary interface{ Temporary() bool }
 		if !errors.As(err, &temporary) || !temporary.Temporary() {
@@ -230,8 +240,7 @@ func (p *Proxy) Drain(ctx context.Context) error {
 	p.mu.Unlock()
 
 	for _, l := range all {
-		// The accept loop goes on until there was nothing to accept for a moment.
-		if d, ok := l.Listener.(interface{ SetDeadline(time.Time) error }); !ok || d.SetDeadline(time.Now().Add(queueTime)) != nil {
+		if !l.setDeadline() {
 			l.Close()
 		}
 	}
@@ -261,9 +270,18 @@ func (p *Proxy) Drain(ctx context.Context) error {
 	}
 }
 
-// queueTime is how long a drained listener goes on to accept. A connection whose
-// handshake was under way when Drain was called is in the queue by then.
-const queueTime = 20 * time.Millisecond
+// queueTime is for how long there must be nothing to accept for a drained
+// listener to close. A connection whose handshake was under way when Drain was
+// called is in the queue by then. It closes after queueRounds of them in any case.
+const (
+	queueTime   = 20 * time.Millisecond
+	queueRounds = 25
+)
+
+func (l *listener) setDeadline() bool {
+	d, ok := l.Listener.(interface{ SetDeadline(time.Time) error })
+	return ok && d.SetDeadline(time.Now().Add(queueTime)) == nil
+}
 
 // addrPort is a TCP address, or the zero AddrPort for others.
 func addrPort(a net.Addr) netip.AddrPort {

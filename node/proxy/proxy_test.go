@@ -1001,3 +1001,18 @@ func TestServeEndsWithItsContext(t *testing.T) {
 	other.send(get)
 	o.accept().head()
 }
+
+// TestEmptyLinesBetweenRequests: they are no request, and none that is late.
+func TestEmptyLinesBetweenRequests(t *testing.T) {
+	t.Parallel()
+	o := newOrigin(t)
+	o.serve(okay)
+	r := newRig(t, Config{HeadTimeout: 50 * time.Millisecond, IdleTimeout: 500 * time.Millisecond}, definitions{"backends/a": o.backend()})
+	c := r.dial()
+	for range 2 {
+		c.send(get + "\r\n")
+		c.head()
+		expect(t, "body", c.take(5), "hello")
+	}
+	expect(t, "end, without 408", c.rest(), "")
+}
