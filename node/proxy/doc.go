@@ -29,7 +29,7 @@
 // # What a backend can rely on
 //
 // A request is whole or cut off, never ended early in good form. When the client
-// has gone, its request is cancelled within half a second.
+// has gone, its request is cancelled within a second or so.
 //
 // # Bounds
 //

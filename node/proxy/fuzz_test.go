@@ -180,7 +180,7 @@ func originOf(conn io.ReadWriter, report func(string), cuts bool) {
 		var content []byte
 		body.Reset(request.Length)
 		for {
-			piece, _, event, err := body.Next(nil)
+			_, _, event, err := body.Next(nil)
 			if event == http1.End || err != nil {
 				break
 			}
@@ -190,8 +190,7 @@ func originOf(conn io.ReadWriter, report func(string), cuts bool) {
 			}
 			one := []byte{b}
 			for len(one) > 0 {
-				var n int
-				piece, n, event, err = body.Next(one)
+				piece, n, event, err := body.Next(one)
 				content = append(content, piece...)
 				one = one[n:]
 				if err != nil {
