@@ -39,6 +39,7 @@ type Node struct {
 	pools    *pool.Manager
 	applier  *table.Applier
 	proxy    *proxy.Proxy
+	serving  []net.Addr    // where clients are listened for
 	applied  chan struct{} // closed once the first table is there
 	draining atomic.Bool
 	latency  latency
@@ -66,6 +67,9 @@ func (n *Node) Run(ctx context.Context) error {
 			l.Close()
 		}
 	}()
+	for _, l := range listeners {
+		n.serving = append(n.serving, l.Addr())
+	}
 	var adminListener net.Listener
 	if n.config.Admin != "" {
 		if adminListener, err = net.Listen("tcp", n.config.Admin); err != nil {
