@@ -1,0 +1,135 @@
+package bench
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"roster/e2e/harness"
+)
+
+// tick is the unit of CPU times in /proc: USER_HZ, which is 100 on every Linux that
+// Go runs on.
+const tick = 10 * time.Millisecond
+
+// cpu is the CPU time, user and system, that a process has used so far, of all its
+// threads.
+func cpu(b testing.TB, pid int) time.Duration {
+	b.Helper()
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		b.Fatal(err)
+	}
+	// The second field is the program's name in brackets, which may hold blanks.
+	_, rest, _ := strings.Cut(string(stat), ") ")
+	fields := strings.Fields(rest)
+	var sum time.Duration
+	for _, f := range fields[11:13] { // utime, stime
+		n, err := strconv.Atoi(f)
+		if err != nil {
+			b.Fatalf("/proc/%d/stat: %v in %s", pid, err, stat)
+		}
+		sum += time.Duration(n) * tick
+	}
+	return sum
+}
+
+// resident is a process's resident memory now and at its highest, in bytes.
+func resident(b testing.TB, pid int) (now, highest int64) {
+	b.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		b.Fatal(err)
+	}
+	for line := range strings.Lines(string(status)) {
+		var kib int64
+		if n, _ := fmt.Sscanf(line, "VmRSS: %d kB", &kib); n == 1 {
+			now = kib << 10
+		}
+		if n, _ := fmt.Sscanf(line, "VmHWM: %d kB", &kib); n == 1 {
+			highest = kib << 10
+		}
+	}
+	return now, highest
+}
+
+// memory is what a node holds once its garbage is collected and returned, in bytes.
+type memory struct {
+	RSS   int64 // resident
+	InUse int64 // spans of the heap that hold at least one object
+	Live  int64 // objects of the heap
+}
+
+// settled collects a node's garbage and waits until its resident memory no longer
+// falls: Go returns it to the system little by little, at one percent of a core.
+func settled(b testing.TB, n *harness.Node) memory {
+	b.Helper()
+	const (
+		pause = 500 * time.Millisecond
+		still = 10 // looks in a row that found no less
+		looks = 120
+	)
+	heap := collect(b, n)
+	rss, _ := resident(b, n.Pid())
+	for calm, i := 0, 0; calm < still && i < looks; i++ {
+		time.Sleep(pause)
+		now, _ := resident(b, n.Pid())
+		if now < rss-rss/200 {
+			rss, calm = now, 0
+		} else {
+			calm++
+		}
+	}
+	rss, _ = resident(b, n.Pid())
+	return memory{RSS: rss, InUse: heap["HeapInuse"], Live: heap["HeapAlloc"]}
+}
+
+// collect makes a node collect its garbage and returns Go's runtime.MemStats of it.
+func collect(b testing.TB, n *harness.Node) map[string]int64 {
+	b.Helper()
+	n.AdminGet("/debug/pprof/heap?gc=1")
+	stats := map[string]int64{}
+	for line := range strings.Lines(n.AdminGet("/debug/pprof/heap?gc=1&debug=1").Body) {
+		name, value, ok := strings.Cut(strings.TrimSpace(strings.TrimPrefix(line, "#")), " = ")
+		if v, err := strconv.ParseInt(value, 10, 64); ok && err == nil {
+			stats[name] = v
+		}
+	}
+	if stats["HeapAlloc"] == 0 {
+		b.Fatal("no HeapAlloc in /debug/pprof/heap?debug=1")
+	}
+	return stats
+}
+
+// needProc skips where there is no /proc of Linux's kind.
+func needProc(b testing.TB) {
+	b.Helper()
+	if _, err := os.Stat("/proc/self/stat"); err != nil {
+		b.Skipf("CPU times and memory come from Linux's /proc: %v", err)
+	}
+}
+
+// samples are durations of one thing.
+type samples []time.Duration
+
+// report adds quantiles to a benchmark's result, in microseconds.
+func (s samples) report(b *testing.B, name string) {
+	b.Helper()
+	if len(s) == 0 {
+		b.Fatalf("no samples of %s", name)
+	}
+	slices.Sort(s)
+	us := func(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e3 }
+	b.ReportMetric(us(s.quantile(0.50)), name+"-p50-us")
+	b.ReportMetric(us(s.quantile(0.99)), name+"-p99-us")
+	b.ReportMetric(us(s[len(s)-1]), name+"-max-us")
+}
+
+// quantile is the smallest sample that a share q of all is not above; s is sorted.
+func (s samples) quantile(q float64) time.Duration {
+	return s[min(int(q*float64(len(s))), len(s)-1)]
+}
