@@ -128,18 +128,19 @@ func (s *Server) configure(cfg Config, listen *url.URL) (*embed.Config, error) {
 	}
 
 	ec.ZapLoggerBuilder = embed.NewZapLoggerBuilder(
-		zaplog.New(cfg.Logger, level, zap.WithFatalHook(fatalHook{s})))
+		zaplog.New(cfg.Logger, s.level, zap.WithFatalHook(fatalHook{s})))
 	if cfg.Tune != nil {
 		cfg.Tune(ec)
 	}
 	return ec, nil
 }
 
-// level keeps the notes etcd writes at every start out of the log; as warnings
-// they would say that something is wrong with what is meant to be so.
-func level(l zapcore.Level, message string) slog.Level {
+// level keeps the notes etcd writes at every start and end out of the log; as
+// warnings and errors they would say that something is wrong with what is meant
+// to be so.
+func (s *Server) level(l zapcore.Level, message string) slog.Level {
 	switch {
-	case l <= zapcore.InfoLevel:
+	case l <= zapcore.InfoLevel || s.stopping.Load():
 		return slog.LevelDebug
 	case l >= zapcore.ErrorLevel:
 		return slog.LevelError

@@ -24,11 +24,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/etcd/client/pkg/v3/fileutil"
@@ -71,8 +73,9 @@ type Server struct {
 	lock     *fileutil.LockedFile
 	failed   chan error // buffered, one
 
-	closing sync.Once
-	closed  chan struct{}
+	closing  sync.Once
+	stopping atomic.Bool
+	closed   chan struct{}
 }
 
 // Start runs a member and returns once it answers, which can take as long as
@@ -97,6 +100,11 @@ func start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	}
 	lock, err := lockDir(cfg.Dir)
 	if err != nil {
+		return nil, err
+	}
+	unborn, err := unborn(cfg.Dir)
+	if err != nil {
+		lock.Close()
 		return nil, err
 	}
 	s := &Server{lock: lock, failed: make(chan error, 1), closed: make(chan struct{})}
@@ -141,9 +149,10 @@ func start(ctx context.Context, cfg Config) (_ *Server, err error) {
 			// It cannot be stopped before it has started; the directory stays
 			// locked until then.
 			s.lock = nil
+			s.stopping.Store(true)
 			go func() {
 				if r := <-started; r.etcd != nil {
-					r.etcd.Close()
+					stop(r.etcd)
 				}
 				lock.Close()
 			}()
@@ -153,6 +162,9 @@ func start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	for {
 		select {
 		case <-s.etcd.Server.ReadyNotify():
+			if err := os.Remove(unborn); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return nil, err
+			}
 			go s.watch()
 			return s, nil
 		case err := <-s.etcd.Err():
@@ -181,11 +193,12 @@ func (s *Server) Err() <-chan error { return s.failed }
 // is free. Further calls wait for the first.
 func (s *Server) Close() {
 	s.closing.Do(func() {
+		s.stopping.Store(true)
 		if s.gateway != nil {
 			s.gateway.close()
 		}
 		if s.etcd != nil {
-			s.etcd.Close()
+			stop(s.etcd)
 		}
 		if s.lock != nil {
 			s.lock.Close() // which unlocks it
@@ -193,6 +206,17 @@ func (s *Server) Close() {
 		close(s.closed)
 	})
 	<-s.closed
+}
+
+// stop ends a member, ready or not. Close alone waits, in one that is not, for
+// servers that wait for it to be ready.
+func stop(e *embed.Etcd) {
+	select {
+	case <-e.Server.ReadyNotify():
+	default:
+		e.Server.Stop()
+	}
+	e.Close()
 }
 
 func (s *Server) watch() {
@@ -226,4 +250,19 @@ func lockDir(dir string) (*fileutil.LockedFile, error) {
 		return nil, fmt.Errorf("data directory %s is in use by another process", dir)
 	}
 	return lock, err
+}
+
+// unborn returns the name of a file that stands in the directory from before
+// etcd first writes there until the member is ready. Etcd that ends in between,
+// even by the first keystroke, may leave data that it never becomes ready with,
+// nor complains about. Nobody was answered yet, so it begins anew.
+func unborn(dir string) (file string, err error) {
+	file, member := filepath.Join(dir, "unborn"), filepath.Join(dir, "member")
+	if _, err := os.Stat(file); err == nil {
+		return file, os.RemoveAll(member)
+	}
+	if _, err := os.Stat(member); errors.Is(err, fs.ErrNotExist) {
+		return file, os.WriteFile(file, nil, 0o600)
+	}
+	return file, nil
 }
