@@ -141,7 +141,24 @@ func (c *credentials) ClientHandshake(ctx context.Context, authority string, con
 	if err != nil {
 		return nil, nil, fmt.Errorf("TLS with %s: %w", authority, err)
 	}
-	return tlsConn, info, nil
+	return alerted{tlsConn}, info, nil
+}
+
+// alerted tells why a server closed the connection. With TLS 1.3 a client's
+// certificate is judged when the client has begun to write already; a "broken
+// pipe" then comes before the server's own words.
+type alerted struct{ net.Conn }
+
+func (c alerted) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	if err != nil {
+		c.SetReadDeadline(time.Now().Add(time.Second)) // they are here, or were sent before the end
+		var alert *net.OpError
+		if _, rerr := c.Read(make([]byte, 1)); errors.As(rerr, &alert) && alert.Op == "remote error" {
+			err = alert
+		}
+	}
+	return n, err
 }
 
 func (c *credentials) ServerHandshake(net.Conn) (net.Conn, grpccredentials.AuthInfo, error) {

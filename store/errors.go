@@ -166,9 +166,10 @@ func (e *unavailable) Error() string {
 			text, _ = strconv.Unquote(q)
 		}
 	}
-	text = strings.TrimPrefix(text, "transport: ")
-	text = strings.TrimPrefix(text, "authentication handshake failed: ")
-	text = strings.TrimPrefix(text, "Error while dialing: ")
+	for _, wrapping := range []string{"transport: ", "authentication handshake failed: ", "Error while dialing: ",
+		"failed to write client preface: ", "error reading server preface: "} {
+		text = strings.TrimPrefix(text, wrapping)
+	}
 	switch {
 	case st.Code() != codes.DeadlineExceeded && st.Code() != codes.Canceled || strings.HasPrefix(st.Message(), balancerError):
 	case e.sent:

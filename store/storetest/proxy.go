@@ -14,7 +14,7 @@ type Proxy struct {
 
 	mu    sync.Mutex
 	state state
-	heal  chan struct{} // closed when the state is no longer swallow
+	heal  chan struct{} // closed when the state is no longer swallow or mute
 	conns map[net.Conn]struct{}
 }
 
@@ -24,6 +24,7 @@ const (
 	open    state = iota
 	cut           // connections are reset, new ones at once
 	swallow       // connections stand, nothing passes
+	mute          // connections stand, nothing passes to clients
 	closed
 )
 
@@ -60,18 +61,21 @@ func (p *Proxy) Cut() { p.set(cut) }
 // arrive afterwards, as TCP would have it after a partition.
 func (p *Proxy) Blackhole() { p.set(swallow) }
 
-// Heal undoes Cut and Blackhole.
+// Mute lets requests through and holds the answers back until Heal.
+func (p *Proxy) Mute() { p.set(mute) }
+
+// Heal undoes Cut, Blackhole and Mute.
 func (p *Proxy) Heal() { p.set(open) }
 
 func (p *Proxy) set(s state) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if (p.state == swallow) != (s == swallow) {
-		if s == swallow {
-			p.heal = make(chan struct{})
-		} else {
-			close(p.heal)
-		}
+	holds := func(s state) bool { return s == swallow || s == mute }
+	if holds(p.state) {
+		close(p.heal)
+	}
+	if holds(s) {
+		p.heal = make(chan struct{})
 	}
 	p.state = s
 	if s == cut || s == closed {
@@ -82,16 +86,17 @@ func (p *Proxy) set(s state) {
 	}
 }
 
-// wait returns once bytes may pass, or false if they never will.
-func (p *Proxy) wait() bool {
+// wait returns once bytes may pass, to the client or from it, or false if they
+// never will.
+func (p *Proxy) wait(toClient bool) bool {
 	for {
 		p.mu.Lock()
 		s, heal := p.state, p.heal
 		p.mu.Unlock()
-		switch s {
-		case open:
+		switch {
+		case s == open || s == mute && !toClient:
 			return true
-		case swallow:
+		case s == swallow || s == mute:
 			<-heal
 		default:
 			return false
@@ -134,7 +139,7 @@ func (p *Proxy) accept(done *sync.WaitGroup) {
 
 func (p *Proxy) serve(client net.Conn) {
 	defer p.drop(client)
-	if !p.wait() {
+	if !p.wait(false) {
 		return
 	}
 	server, err := net.Dial("tcp", p.target)
@@ -147,18 +152,18 @@ func (p *Proxy) serve(client net.Conn) {
 	}
 	defer p.drop(server)
 	var back sync.WaitGroup
-	back.Go(func() { p.pipe(client, server) })
-	p.pipe(server, client)
+	back.Go(func() { p.pipe(client, server, true) })
+	p.pipe(server, client, false)
 	back.Wait()
 }
 
 // pipe copies until either side ends, and then ends both.
-func (p *Proxy) pipe(dst, src net.Conn) {
+func (p *Proxy) pipe(dst, src net.Conn, toClient bool) {
 	defer p.drop(dst, src)
 	buf := make([]byte, 64<<10)
 	for {
 		n, err := src.Read(buf)
-		if !p.wait() {
+		if !p.wait(toClient) {
 			return
 		}
 		if _, werr := dst.Write(buf[:n]); err != nil || werr != nil {
