@@ -159,16 +159,24 @@ func TestTransactionReplacesTheWholeSetAtOnce(t *testing.T) {
 		nodes, seen = append(nodes, node), append(seen, n)
 	}
 
+	// served waits for answers of a set from both nodes, and for two requests of each
+	// client on average.
 	served := func(generation int) {
 		t.Helper()
+		var before [2]int64
+		for i, n := range seen {
+			before[i] = n.requests.Load()
+		}
 		harness.Until(t, fmt.Sprintf("answers of set %d from both nodes", generation), func() (bool, any) {
-			var newest [2]int64
+			var newest, requests [2]int64
 			for i, n := range seen {
-				if newest[i] = n.newest.Load(); n.failures.Load() > 0 {
+				newest[i], requests[i] = n.newest.Load(), n.requests.Load()-before[i]
+				if n.failures.Load() > 0 {
 					return true, nil // said below
 				}
 			}
-			return min(newest[0], newest[1]) >= int64(generation), newest
+			return min(newest[0], newest[1]) >= int64(generation) && min(requests[0], requests[1]) >= 2*setClients,
+				fmt.Sprint("newest ", newest, " requests ", requests)
 		})
 	}
 	served(1)

@@ -74,6 +74,9 @@ func (c *caller) get() (status int, body string, err error) {
 	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)
+	if why := resp.Header.Get("Proxy-Status"); why != "" {
+		b = fmt.Append(b, why)
+	}
 	if err == nil && resp.Close {
 		err = fmt.Errorf("the node closes the connection after %d %q", resp.StatusCode, b)
 	}
