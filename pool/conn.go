@@ -131,10 +131,21 @@ func (c *Conn) end(orderly bool) {
 		}
 	}
 	if orderly {
-		c.Conn.Close()
+		c.hangUp()
 	} else {
 		c.socket.Close()
 	}
+}
+
+// hangUp closes a connection on which neither side owes the other anything. Over
+// plain TCP that is a reset: after a FIN the local port would be taken for a
+// minute more, and a node whose backends come and go, or take one request a
+// connection, would run out of them (HAProxy closes its idle ones so, too).
+func (c *Conn) hangUp() {
+	if tcp := c.TCP(); tcp != nil {
+		tcp.SetLinger(0) // an error means that it is closed already
+	}
+	c.Conn.Close()
 }
 
 // TakePrologue returns the bytes that must be sent before any other, nil if there

@@ -136,7 +136,7 @@ func (s *shared) retire() {
 
 func closeAll(conns []*Conn) {
 	for _, c := range conns {
-		c.Conn.Close()
+		c.hangUp()
 	}
 }
 
