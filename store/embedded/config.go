@@ -70,8 +70,7 @@ func (c Config) listen() (*url.URL, error) {
 	return u, nil
 }
 
-// freePort is for tests and demos; between its choice and its use somebody
-// else may take the port. Etcd must know its number before it listens.
+// freePort chooses a port, because etcd must know its number before it listens.
 func freePort(host string) (string, error) {
 	l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
 	if err != nil {
@@ -164,13 +163,15 @@ func (h fatalHook) OnWrite(e *zapcore.CheckedEntry, fields []zapcore.Field) {
 			err = fmt.Errorf("%s: %w", e.Message, cause)
 		}
 	}
+	h.s.dead.Store(true)
 	h.s.fail(err)
 	runtime.Goexit()
 }
 
 // explain says in words what commonly keeps a member from starting.
 func explain(err error, listen *url.URL) error {
-	if errors.Is(err, syscall.EADDRINUSE) {
+	var at *net.OpError // the peers' listener may be what has no free port
+	if errors.Is(err, syscall.EADDRINUSE) && errors.As(err, &at) && at.Addr != nil && strings.HasSuffix(at.Addr.String(), ":"+listen.Port()) {
 		return fmt.Errorf("%s is in use, perhaps by another etcd: %w", listen.Host, err)
 	}
 	return err

@@ -27,10 +27,13 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"go.etcd.io/etcd/client/pkg/v3/fileutil"
@@ -75,6 +78,7 @@ type Server struct {
 
 	closing  sync.Once
 	stopping atomic.Bool
+	dead     atomic.Bool // parts of it ended in the middle of what they did
 	closed   chan struct{}
 }
 
@@ -84,6 +88,9 @@ type Server struct {
 // that another process uses is an error that says so.
 func Start(ctx context.Context, cfg Config) (*Server, error) {
 	s, err := start(ctx, cfg)
+	for try := 0; errors.Is(err, syscall.EADDRINUSE) && strings.HasSuffix(cfg.Listen, ":0") && try < 10; try++ {
+		s, err = start(ctx, cfg) // somebody took the port between its choice and its use
+	}
 	if err != nil {
 		return nil, fmt.Errorf("embedded etcd: %w", err)
 	}
@@ -162,7 +169,7 @@ func start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	for {
 		select {
 		case <-s.etcd.Server.ReadyNotify():
-			if err := os.Remove(unborn); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			if err := born(unborn); err != nil {
 				return nil, err
 			}
 			go s.watch()
@@ -184,9 +191,30 @@ func start(ctx context.Context, cfg Config) (_ *Server, err error) {
 // Endpoint is the client URL, for store.Config.
 func (s *Server) Endpoint() string { return s.endpoint }
 
+// Addresses are those the member listens on: for clients and, on a free port of
+// loopback, for peers it does not have. Whoever speaks to the latter owns the
+// data, so nobody may be led to either. An unspecified IP stands for all
+// addresses of the machine.
+func (s *Server) Addresses() []netip.AddrPort {
+	var all []netip.AddrPort
+	add := func(l net.Listener) {
+		if tcp, ok := l.Addr().(*net.TCPAddr); ok {
+			ap := tcp.AddrPort()
+			all = append(all, netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()))
+		}
+	}
+	for _, l := range s.etcd.Clients {
+		add(l)
+	}
+	for _, l := range s.etcd.Peers {
+		add(l)
+	}
+	return all
+}
+
 // Err gives at most one error: why the member failed while it ran, on a full
 // disk for example. It answers nothing from then on; what it acknowledged is
-// safe. Close it all the same.
+// safe. Close it all the same; only a new process can start it again.
 func (s *Server) Err() <-chan error { return s.failed }
 
 // Close stops the member and returns when its data is on disk and its address
@@ -197,13 +225,25 @@ func (s *Server) Close() {
 		if s.gateway != nil {
 			s.gateway.close()
 		}
-		if s.etcd != nil {
-			stop(s.etcd)
+		defer close(s.closed)
+		stopped := make(chan struct{})
+		go func() {
+			defer close(stopped)
+			if s.etcd != nil {
+				stop(s.etcd)
+			}
+			if s.lock != nil {
+				s.lock.Close() // which unlocks it
+			}
+		}()
+		if !s.dead.Load() {
+			<-stopped
+			return
 		}
-		if s.lock != nil {
-			s.lock.Close() // which unlocks it
+		select {
+		case <-stopped:
+		case <-time.After(2 * time.Second): // it may hold its own locks for ever
 		}
-		close(s.closed)
 	})
 	<-s.closed
 }
@@ -224,6 +264,10 @@ func (s *Server) watch() {
 	case err, ok := <-s.etcd.Err():
 		if ok {
 			s.fail(err)
+		}
+	case <-s.etcd.Server.StopNotify(): // by itself: it was removed from its cluster
+		if !s.stopping.Load() {
+			s.fail(errors.New("it stopped"))
 		}
 	case <-s.closed:
 	}
@@ -265,4 +309,20 @@ func unborn(dir string) (file string, err error) {
 		return file, os.WriteFile(file, nil, 0o600)
 	}
 	return file, nil
+}
+
+// born removes the file of unborn, for good: if it came back after a power cut,
+// everything written since would be lost.
+func born(file string) error {
+	if err := os.Remove(file); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	dir, err := fileutil.OpenDir(filepath.Dir(file))
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return fileutil.Fsync(dir)
 }
