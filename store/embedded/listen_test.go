@@ -123,7 +123,7 @@ func TestAllAddressesAreServedToClientsWithACertificate(t *testing.T) {
 	}
 }
 
-func TestAnAddressInUseIsNamedAndNoOther(t *testing.T) {
+func TestAnAddressInUseIsNamed(t *testing.T) {
 	t.Parallel()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
