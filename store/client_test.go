@@ -36,7 +36,7 @@ func put(t *testing.T, s *store.Store, key store.Key, value string) int64 {
 }
 
 func TestOpenDoesNotWaitForEtcd(t *testing.T) {
-	defer goleak.VerifyNone(t)
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 	for _, cfg := range []store.Config{
 		{Endpoints: []string{"127.0.0.1:1"}},
 		{Endpoints: []string{"127.0.0.1:1"}, User: "a", Password: "b"},

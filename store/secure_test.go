@@ -116,7 +116,7 @@ func TestTLS(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer server.Close()
+	t.Cleanup(server.Close)
 	address := strings.TrimPrefix(server.Endpoint(), "https://")
 	_, port, _ := net.SplitHostPort(address)
 
@@ -137,6 +137,7 @@ func TestTLS(t *testing.T) {
 		{"no TLS", store.Config{Endpoints: []string{address}}, "etcd does not answer: "},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
 			test.cfg.RequestTimeout = 5 * time.Second
 			if test.want != "" {
 				test.cfg.RequestTimeout = time.Second
