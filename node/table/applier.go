@@ -1,6 +1,7 @@
 package table
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -99,7 +100,7 @@ func (a *Applier) Apply(c watcher.Change) *Table {
 		if r := item.Rejected; r != nil {
 			rejected = &Rejection{Key: item.Key, Revision: r.Revision, Err: r.Err}
 		}
-		w.report(item.Key, rejected, item.Warnings)
+		w.report(item.Key, rejected, slices.Concat(item.Warnings, unserved(item.Definition)))
 		if item.Definition == nil {
 			w.put(item.Key, nil)
 			continue

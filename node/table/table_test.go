@@ -333,3 +333,21 @@ func TestPickReturnsNoBackendForADanglingName(t *testing.T) {
 		t.Errorf("a route to a missing name gave %v, want %v", err, balancer.ErrNoBackend)
 	}
 }
+
+func TestWhatHasNoEffectIsSaid(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	tab := f.put("directors/d", `{"type":"random","backends":[{"name":"a","weight":2}]}`, "routes/r", `{"when":"true","backend":"d"}`,
+		"backends/a", host(1), "probes/p", `{}`)
+	var keys []string
+	for key := range tab.Warnings() {
+		keys = append(keys, key)
+	}
+	if got, want := strings.Join(keys, " "), "directors/d probes/p routes/r"; got != want {
+		t.Errorf("warnings for %s, want %s", got, want)
+	}
+	tab = f.put("directors/d", `{"type":"round_robin","backends":["a"]}`, "routes/r", "", "probes/p", "")
+	for key, warnings := range tab.Warnings() {
+		t.Errorf("%s: %v, want no warning", key, warnings)
+	}
+}
