@@ -104,7 +104,7 @@ func TestProxy(t *testing.T) {
 	for _, cut := range []struct {
 		name string
 		do   func()
-	}{{"cut", p.Cut}, {"blackhole", p.Blackhole}} {
+	}{{"cut", p.Cut}, {"blackhole", p.Blackhole}, {"mute", p.Mute}} {
 		cut.do()
 		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 		if _, err := c.Get(ctx, "/a"); !errors.Is(err, context.DeadlineExceeded) {
