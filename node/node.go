@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -78,6 +79,10 @@ func (n *Node) Run(ctx context.Context) error {
 		defer adminListener.Close()
 	}
 
+	own := []netip.AddrPort(nil) // where no backend may point
+	if adminListener != nil {
+		own = append(own, adminListener.Addr().(*net.TCPAddr).AddrPort())
+	}
 	var etcdFailed <-chan error
 	if n.config.Embedded != nil {
 		log.Info("starting embedded etcd", "data", n.config.Embedded.Dir)
@@ -90,10 +95,11 @@ func (n *Node) Run(ctx context.Context) error {
 		}
 		defer etcd.Close()
 		etcdFailed = etcd.Err()
+		own = append(own, etcd.Addresses()...)
 		n.config.Store.Endpoints = []string{etcd.Endpoint()}
 		log.Info("embedded etcd is ready", "endpoint", etcd.Endpoint())
 	}
-	if err := n.build(adminListener); err != nil {
+	if err := n.build(own); err != nil {
 		return err
 	}
 	defer n.store.Close()
@@ -117,10 +123,10 @@ func (n *Node) Run(ctx context.Context) error {
 		g.Go(func() error {
 			select {
 			case err := <-etcdFailed:
-				return fmt.Errorf("node: embedded etcd: %w", err)
+				log.Error("the embedded etcd has failed; serving on with the definitions of now, start the node again", "error", err)
 			case <-gctx.Done():
-				return nil
 			}
+			return nil
 		})
 	}
 	err = g.Wait()
@@ -148,19 +154,14 @@ func (n *Node) listen() (all []net.Listener, err error) {
 }
 
 // build makes the parts, now that every address is known.
-func (n *Node) build(adminListener net.Listener) (err error) {
+func (n *Node) build(own []netip.AddrPort) (err error) {
 	c := &n.config
 	c.Store.Logger = c.Logger
 	if n.store, err = store.Open(c.Store); err != nil {
 		return fmt.Errorf("node: %w", err)
 	}
 	rules := c.Destinations
-	if adminListener != nil {
-		rules.Self = append(rules.Self, adminListener.Addr().(*net.TCPAddr).AddrPort())
-	}
-	if c.Embedded != nil {
-		rules.Self = append(rules.Self, addresses(c.Store.Endpoints)...)
-	}
+	rules.Self = slices.Concat(rules.Self, own)
 	if n.watcher, err = watcher.New(watcher.Config{Store: n.store, UnknownFields: c.UnknownFields, Logger: c.Logger}); err != nil {
 		return fmt.Errorf("node: %w", err)
 	}
@@ -305,20 +306,4 @@ func (n *Node) Status() admin.Status {
 	}
 	s.Describe(t)
 	return s
-}
-
-// addresses are the endpoints that are numeric.
-func addresses(endpoints []string) (all []netip.AddrPort) {
-	for _, e := range endpoints {
-		for i := len(e); i > 0; i-- { // what follows a scheme
-			if e[i-1] == '/' {
-				e = e[i:]
-				break
-			}
-		}
-		if a, err := netip.ParseAddrPort(e); err == nil {
-			all = append(all, a)
-		}
-	}
-	return all
 }
