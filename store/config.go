@@ -42,9 +42,9 @@ type Config struct {
 	// leader is elected in less.
 	RequestTimeout time.Duration
 
-	// PageSize is how many keys List reads at a time. Zero means 1000: with
-	// values of 1 KiB a page is 1 MiB. More is less work for etcd, which counts
-	// all keys for every page.
+	// PageSize is how many keys List reads at most at a time; where values are
+	// large it reads fewer. Zero means 5000: etcd counts all keys for each page,
+	// so that 100,000 take 0.2s, and 0.4s with 1000 (BenchmarkList).
 	PageSize int
 
 	// Logger gets what etcd's client says, all of it at debug: it logs every
@@ -91,7 +91,7 @@ func (c Config) normal() (Config, error) {
 		check(fmt.Errorf("page size is %d, want 0 or more", c.PageSize))
 	}
 	if c.PageSize == 0 {
-		c.PageSize = 1000
+		c.PageSize = 5000
 	}
 	return c, errs.ErrorOrNil()
 }

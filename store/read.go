@@ -54,6 +54,10 @@ func (s *Store) List(ctx context.Context, kind Kind, under string, rev int64) ([
 	}
 }
 
+// pageBytes is about how large a page is allowed to be, lest it takes longer
+// than a request may.
+const pageBytes = 4 << 20
+
 func (s *Store) list(ctx context.Context, kind Kind, under string, rev int64) ([]Entry, int64, error) {
 	from := s.prefix
 	if kind != "" {
@@ -61,8 +65,9 @@ func (s *Store) list(ctx context.Context, kind Kind, under string, rev int64) ([
 	}
 	end := clientv3.GetPrefixRangeEnd(from)
 	var entries []Entry
+	limit := min(s.page, 1000) // until we know how large values are
 	for {
-		r, err := s.get(ctx, from, clientv3.WithRange(end), clientv3.WithLimit(int64(s.page)), clientv3.WithRev(rev))
+		r, err := s.get(ctx, from, clientv3.WithRange(end), clientv3.WithLimit(int64(limit)), clientv3.WithRev(rev))
 		if err != nil {
 			return nil, 0, err
 		}
@@ -72,7 +77,9 @@ func (s *Store) list(ctx context.Context, kind Kind, under string, rev int64) ([
 		if entries == nil {
 			entries = make([]Entry, 0, r.Count)
 		}
+		bytes := 1
 		for _, kv := range r.Kvs {
+			bytes += len(kv.Key) + len(kv.Value)
 			key, ok := ParseKey(string(kv.Key[len(s.prefix):]))
 			if ok && strings.HasPrefix(key.Name, under) {
 				entries = append(entries, entry(key, kv))
@@ -82,6 +89,7 @@ func (s *Store) list(ctx context.Context, kind Kind, under string, rev int64) ([
 			return entries, rev, nil
 		}
 		from = string(r.Kvs[len(r.Kvs)-1].Key) + "\x00"
+		limit = min(s.page, max(1, len(r.Kvs)*pageBytes/bytes))
 	}
 }
 
