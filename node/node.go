@@ -41,6 +41,7 @@ type Node struct {
 	applier  *table.Applier
 	proxy    *proxy.Proxy
 	serving  []net.Addr    // where clients are listened for
+	admin    net.Addr      // nil for none
 	applied  chan struct{} // closed once the first table is there
 	draining atomic.Bool
 	latency  latency
@@ -81,7 +82,8 @@ func (n *Node) Run(ctx context.Context) error {
 
 	own := []netip.AddrPort(nil) // where no backend may point
 	if adminListener != nil {
-		own = append(own, adminListener.Addr().(*net.TCPAddr).AddrPort())
+		n.admin = adminListener.Addr()
+		own = append(own, n.admin.(*net.TCPAddr).AddrPort())
 	}
 	var etcdFailed <-chan error
 	if n.config.Embedded != nil {

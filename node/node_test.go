@@ -19,6 +19,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"roster/store"
+	"roster/store/embedded"
 	"roster/store/storetest"
 )
 
@@ -356,5 +357,37 @@ func TestTableEqualsThatOfAFreshNode(t *testing.T) {
 			t.Fatalf("at revision %d the node that followed has\n%+v\nand a fresh one\n%+v", revision, a, b)
 		}
 		fresh.stop()
+	}
+}
+
+// Whoever may write keys must not reach what only the node may reach.
+func TestBackendsMayNotPointAtTheNodeItself(t *testing.T) {
+	t.Parallel()
+	data := t.TempDir()
+	n := run(t, storetest.Etcd(t), func(c *Config) {
+		c.Embedded = &embedded.Config{Dir: data, Listen: "127.0.0.1:0", Tune: storetest.Fast}
+	})
+	own := n.config.Store.Endpoints[0]
+	s := storetest.Open(t, store.Config{Endpoints: []string{own}})
+	_, etcdPort, _ := strings.Cut(strings.TrimPrefix(own, "http://"), ":")
+	for name, definition := range map[string]string{
+		"admin":         fmt.Sprintf(`{"host":"127.0.0.1","port":%d}`, n.admin.(*net.TCPAddr).Port),
+		"etcd":          fmt.Sprintf(`{"host":"127.0.0.1","port":%s}`, etcdPort),
+		"etcd, by name": fmt.Sprintf(`{"host":"localhost","port":%s}`, etcdPort),
+		"metadata":      `{"host":"169.254.169.254"}`,
+	} {
+		revision, err := s.Put(t.Context(), store.Key{Kind: store.Backends, Name: "default"}, []byte(definition), store.AnyRevision)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n.wait(revision)
+		resp, err := http.Get(n.url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if got := resp.Header.Get("Proxy-Status"); resp.StatusCode != 502 || !strings.Contains(got, "destination_ip_prohibited") {
+			t.Errorf("%s: %d, Proxy-Status %s, want 502 and destination_ip_prohibited", name, resp.StatusCode, got)
+		}
 	}
 }
