@@ -37,7 +37,7 @@ func (s *Store) Put(ctx context.Context, key Key, value []byte, ifRevision int64
 	}
 	r, err := s.txn(ctx, []Op{{Key: key, Value: value, IfRevision: ifRevision}})
 	if err != nil {
-		return 0, one("put", key, err)
+		return 0, fmt.Errorf("store: put %s: %w", key, err)
 	}
 	return r.Header.Revision, nil
 }
@@ -48,7 +48,7 @@ func (s *Store) Put(ctx context.Context, key Key, value []byte, ifRevision int64
 func (s *Store) Delete(ctx context.Context, key Key, ifRevision int64) (rev int64, existed bool, err error) {
 	r, err := s.txn(ctx, []Op{{Key: key, IfRevision: ifRevision}})
 	if err != nil {
-		return 0, false, one("delete", key, err)
+		return 0, false, fmt.Errorf("store: delete %s: %w", key, err)
 	}
 	return r.Header.Revision, r.Responses[0].GetResponseDeleteRange().Deleted > 0, nil
 }
@@ -63,14 +63,6 @@ func (s *Store) Apply(ctx context.Context, ops []Op) (rev int64, err error) {
 		return 0, fmt.Errorf("store: apply %d keys: %w", len(ops), err)
 	}
 	return r.Header.Revision, nil
-}
-
-// one adds to an error what was done to which key; a conflict names it itself.
-func one(what string, key Key, err error) error {
-	if errors.Is(err, ErrConflict) {
-		return fmt.Errorf("store: %s: %w", what, err)
-	}
-	return fmt.Errorf("store: %s %s: %w", what, key, err)
 }
 
 func (s *Store) txn(ctx context.Context, ops []Op) (*clientv3.TxnResponse, error) {
