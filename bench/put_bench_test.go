@@ -15,7 +15,7 @@ import (
 // node has the answer that shows the new value, asking on one connection without a
 // pause. Reported beside it: when etcd answered the put, the requests themselves, and
 // the node's own share: from etcd's message received to the new table in effect, as it
-// logs it.
+// logs it. That share is also reported for as many puts without any requests.
 func BenchmarkPutToServed(b *testing.B) {
 	for _, n := range sizes(10, 100_000) {
 		b.Run(fmt.Sprintf("backends=%d", n), func(b *testing.B) {
@@ -73,12 +73,21 @@ func BenchmarkPutToServed(b *testing.B) {
 				i++
 				put(i)
 			}
-			node.WaitRevision(etcd.Revision())
+			last := etcd.Revision()
+			node.WaitRevision(last)
 			served.report(b, "served")
 			acked.report(b, "etcd-ack")
 			requests.report(b, "request")
 			applied(b, node, warm).report(b, "node")
 			b.ReportMetric(float64(len(served)), "puts")
+			for range served {
+				i++
+				if _, err := store.Put(ctx, "/roster/backends/changing", definition(i)); err != nil {
+					b.Fatal(err)
+				}
+			}
+			node.WaitRevision(etcd.Revision())
+			applied(b, node, last).report(b, "node-alone")
 		})
 	}
 }
