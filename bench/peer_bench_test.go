@@ -84,10 +84,7 @@ func BenchmarkProxyCPU(b *testing.B) {
 func startPinned(b testing.TB, core string, etcd *harness.Etcd) *harness.Node {
 	b.Helper()
 	node := harness.StartNode(b, harness.NodeConfig{Etcd: etcd.Endpoints(), Env: []string{"GOMAXPROCS=1"}})
-	out, err := exec.Command("taskset", "-a", "-c", "-p", core, strconv.Itoa(node.Pid())).CombinedOutput()
-	if err != nil {
-		b.Fatalf("taskset: %v\n%s", err, out)
-	}
+	pin(b, node.Pid(), core)
 	return node
 }
 

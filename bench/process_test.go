@@ -3,6 +3,8 @@ package bench
 import (
 	"fmt"
 	"os"
+	"os/exec"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -103,6 +105,29 @@ func collect(b testing.TB, n *harness.Node) map[string]int64 {
 		b.Fatal("no HeapAlloc in /debug/pprof/heap?debug=1")
 	}
 	return stats
+}
+
+// pin lets a process run only on some cores, a list as taskset takes it.
+func pin(b testing.TB, pid int, cores string) {
+	b.Helper()
+	out, err := exec.Command("taskset", "-a", "-c", "-p", cores, strconv.Itoa(pid)).CombinedOutput()
+	if err != nil {
+		b.Fatalf("taskset: %v\n%s", err, out)
+	}
+}
+
+// separate gives the node core 0 for itself, and this process and etcd core 1, until
+// the benchmark ends. It skips where that cannot be.
+func separate(b testing.TB, etcd, node int) {
+	b.Helper()
+	if _, err := exec.LookPath("taskset"); err != nil || runtime.NumCPU() < 2 {
+		b.Skipf("two cores and taskset are needed: %d cores, %v", runtime.NumCPU(), err)
+	}
+	all := fmt.Sprintf("0-%d", runtime.NumCPU()-1)
+	b.Cleanup(func() { pin(b, os.Getpid(), all) })
+	pin(b, node, "0")
+	pin(b, etcd, "1")
+	pin(b, os.Getpid(), "1")
 }
 
 // needProc skips where there is no /proc of Linux's kind.
