@@ -42,12 +42,13 @@ type Reader interface {
 }
 
 // singly is up to how many definitions each is read by itself. Above, whole kinds are
-// listed, which costs less than as many round trips.
+// listed, where etcd allows that: it costs less than as many round trips.
 const singly = 32
 
 // Make compares a set with etcd as it is at one revision. A backend whose name a
 // director in etcd has, or the other way round, is an error that wraps
-// store.ErrConflict: nodes would reject the newer of them.
+// store.ErrConflict: nodes would reject the newer of them. It is not found out where
+// etcd does not let the user read the other key.
 func Make(ctx context.Context, r Reader, entries []manifest.Entry) (Plan, error) {
 	if len(entries) == 0 {
 		return Plan{}, nil
@@ -89,39 +90,50 @@ func action(before store.Entry, there bool, e manifest.Entry) Action {
 
 // read gets what etcd has of the keys of a set, and of those that share their names,
 // all at one revision.
+//
+// Who has a role for some names only may not list a kind, so its keys are read one by
+// one. Who has one for backends and not for directors may write a backend all the same:
+// whether a director has its name is then not known, and nodes reject the newer anyway.
 func read(ctx context.Context, r Reader, entries []manifest.Entry) (map[store.Key]store.Entry, int64, error) {
 	now := map[store.Key]store.Entry{}
 	var revision int64 // 0 means the newest, so the first read fixes it
 	var keys []store.Key
-	kinds := map[store.Kind]bool{}
+	own := make(map[store.Key]bool, len(entries))
+	kinds, listed := map[store.Kind]bool{}, map[store.Kind]bool{}
 	for _, e := range entries {
 		keys = append(keys, e.Key)
+		own[e.Key] = true
 		kinds[e.Key.Kind] = true
 		if other, ok := manifest.SharesName(e.Key); ok {
 			keys = append(keys, other)
 			kinds[other.Kind] = true
 		}
 	}
-	if len(entries) > singly {
-		for _, kind := range store.Kinds() {
-			if !kinds[kind] {
-				continue
-			}
-			list, rev, err := r.List(ctx, kind, "", revision)
-			if err != nil {
-				return nil, 0, err
-			}
-			revision = rev
-			for _, e := range list {
-				now[e.Key] = e
-			}
+	for _, kind := range store.Kinds() {
+		if !kinds[kind] || len(entries) <= singly {
+			continue
 		}
-		return now, revision, nil
+		list, rev, err := r.List(ctx, kind, "", revision)
+		if errors.Is(err, store.ErrDenied) {
+			continue
+		}
+		if err != nil {
+			return nil, 0, err
+		}
+		listed[kind] = true
+		revision = rev
+		for _, e := range list {
+			now[e.Key] = e
+		}
 	}
 	for _, k := range keys {
+		if listed[k.Kind] {
+			continue
+		}
 		e, rev, err := r.Get(ctx, k, revision)
 		switch {
 		case errors.Is(err, store.ErrNotFound):
+		case errors.Is(err, store.ErrDenied) && !own[k]:
 		case err != nil:
 			return nil, 0, err
 		default:

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"roster/cmd/roster/internal/manifest"
 	"roster/cmd/roster/internal/plan"
@@ -97,5 +98,61 @@ func TestMakeOfManyIsAsOfFew(t *testing.T) {
 	}
 	if _, err := plan.Make(t.Context(), s, entries(t, file+"directors: {c: {type: random, backends: [b1]}}\nroutes: {r: {backend: b1}}\n")); err != nil {
 		t.Error(err)
+	}
+}
+
+// team is an etcd with a user who may do anything with backends below team-a/ and
+// nothing else, as a store opened by that user, and by root.
+func team(t *testing.T) (user, root *store.Store) {
+	t.Helper()
+	m := storetest.Etcd(t)
+	c, ctx := m.Client(), t.Context()
+	must := func(_ any, err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(c.RoleAdd(ctx, "team-a"))
+	from := "/roster/backends/team-a/"
+	must(c.RoleGrantPermission(ctx, "team-a", from, clientv3.GetPrefixRangeEnd(from), clientv3.PermissionType(clientv3.PermReadWrite)))
+	for name, role := range map[string]string{"root": "root", "web": "team-a"} {
+		must(c.UserAdd(ctx, name, "secret"))
+		must(c.UserGrantRole(ctx, name, role))
+	}
+	must(c.AuthEnable(ctx))
+	open := func(user string) *store.Store {
+		return storetest.Open(t, store.Config{Endpoints: []string{m.Endpoint()}, User: user, Password: "secret"})
+	}
+	return open("web"), open("root")
+}
+
+func TestMakeNeedsNoRightsBeyondTheSet(t *testing.T) {
+	t.Parallel()
+	user, root := team(t)
+	if _, err := root.Put(t.Context(), store.Key{Kind: store.Backends, Name: "team-a/b0"}, []byte(`{"host":"h","port":1}`), store.AnyRevision); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range []int{1, 100} { // read one by one, and by kind
+		file := "backends:\n"
+		for i := range n {
+			file += fmt.Sprintf("  team-a/b%d: {host: h, port: %d}\n", i, i+1)
+		}
+		p, err := plan.Make(t.Context(), user, entries(t, file))
+		if err != nil || p.Count(plan.Keep) != 1 || p.Count(plan.Create) != n-1 || p.Revision == 0 {
+			t.Errorf("%d: %d kept, %d created at revision %d, %v", n, p.Count(plan.Keep), p.Count(plan.Create), p.Revision, err)
+		}
+	}
+	if _, err := plan.Make(t.Context(), user, entries(t, "backends: {team-b/w: {host: h}}")); !errors.Is(err, store.ErrDenied) {
+		t.Errorf("another team's backend: %v", err)
+	}
+	if _, err := root.Put(t.Context(), store.Key{Kind: store.Directors, Name: "team-a/d"}, []byte(`{"type":"random","backends":["team-a/b0"]}`), store.AnyRevision); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := plan.Make(t.Context(), user, entries(t, "backends: {team-a/d: {host: h}}")); err != nil {
+		t.Errorf("a name taken by what cannot be read: %v", err)
+	}
+	if _, err := plan.Make(t.Context(), root, entries(t, "backends: {team-a/d: {host: h}}")); !errors.Is(err, store.ErrConflict) {
+		t.Errorf("a name taken by what can be read: %v", err)
 	}
 }
