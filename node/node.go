@@ -289,7 +289,7 @@ func (n *Node) Status() admin.Status {
 		Ready:    n.Ready(),
 		Draining: n.draining.Load(),
 		Revision: t.Revision(),
-		Seen:     w.Seen,
+		Seen:     max(w.Seen, t.Revision()), // a table just published is ahead of what its reader has said
 		Digest:   t.Digest().String(),
 		Etcd: admin.Etcd{
 			Connected: w.Connected,

@@ -34,6 +34,7 @@ type Limit struct {
 	max         int
 	waitLimit   int
 	waitTimeout time.Duration
+	failed      bool // Fail was called, and not Set since
 	queued      int
 	first, last *waiter
 }
@@ -55,11 +56,12 @@ type waiter struct {
 // Set changes the limit: max requests in progress, 0 or less for no limit; at
 // most waitLimit more wait, each at most waitTimeout; there is no queue unless
 // both are above 0. A raised limit admits waiters at once. A lowered one
-// interrupts nobody, and those waiting keep the time they were given.
+// interrupts nobody, and those waiting keep the time they were given. After Fail,
+// Set opens the queue again.
 func (l *Limit) Set(max, waitLimit int, waitTimeout time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.max, l.waitLimit, l.waitTimeout = max, waitLimit, waitTimeout
+	l.max, l.waitLimit, l.waitTimeout, l.failed = max, waitLimit, waitTimeout, false
 	if max > 0 {
 		l.word.Or(limitedBit)
 	}
@@ -91,6 +93,10 @@ func (l *Limit) acquireLimited(ctx context.Context) error {
 		l.word.Add(oneRequest)
 		l.mu.Unlock()
 		return nil
+	}
+	if l.failed {
+		l.mu.Unlock()
+		return ErrSick
 	}
 	if l.waitTimeout <= 0 || l.queued >= l.waitLimit {
 		l.mu.Unlock()
@@ -140,11 +146,14 @@ func (l *Limit) Release() {
 	}
 }
 
-// Fail wakes all waiting requests with ErrSick. Those that come later queue as
-// before: whether a backend may be asked at all is the caller's to know.
+// Fail wakes all waiting requests with ErrSick, and until Set those that come
+// later and would have to wait get it, too: they chose the backend before it went
+// sick or was deleted. Who finds a free slot has it: whether a backend may be
+// asked at all is the caller's to know.
 func (l *Limit) Fail() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.failed = true
 	for l.first != nil {
 		l.wakeLocked(ErrSick)
 	}

@@ -15,6 +15,11 @@ type Change struct {
 	// then etcd was restored or replaced, and Listed is set.
 	Revision int64
 
+	// Touched is the newest revision known to have touched a definition: Revision,
+	// or in a list the newest of the keys listed (what was deleted last cannot be
+	// seen in one), but not less than before in the same history. 0: none.
+	Touched int64
+
 	// Puts and Deletes are sorted by key. They may both be empty in the first
 	// change and in one that only says that the revision went back.
 	Puts    []Item

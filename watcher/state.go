@@ -123,6 +123,7 @@ type state struct {
 	ack      int64 // value of ackKey
 
 	cluster uint64 // of the last list taken over
+	touched int64  // see Change
 	at      int64  // everything up to this revision is in, from a list or as events
 }
 
@@ -190,8 +191,8 @@ func (s *state) apply(revision int64, events []entry) (Change, bool) {
 		}
 		touched[key] = true
 	}
-	s.at = revision
-	change := Change{Revision: revision}
+	s.at, s.touched = revision, revision
+	change := Change{Revision: revision, Touched: revision}
 	for key, present := range touched {
 		if present {
 			change.Puts = append(change.Puts, s.keys[key].item(key))
@@ -327,8 +328,13 @@ func (l *listing) empty() bool { return len(l.keys)+len(l.invalid) == 0 }
 // was, leaving out what is the same in create revision, mod revision and value.
 func (s *state) replace(l *listing) Change {
 	change := Change{Revision: l.revision, Listed: true}
+	if l.cluster == s.cluster && l.revision >= s.at {
+		change.Touched = s.touched
+	}
 	rejected := 0
 	for key, r := range l.keys {
+		mod, _ := r.newest()
+		change.Touched = max(change.Touched, mod)
 		if r.rejection() != nil {
 			rejected++
 		}
@@ -345,7 +351,7 @@ func (s *state) replace(l *listing) Change {
 	}
 	change.sort()
 	s.keys, s.others, s.marks, s.ack, s.rejected = l.keys, l.others, l.marks, l.ack, rejected
-	s.cluster, s.at = l.cluster, l.revision
+	s.cluster, s.at, s.touched = l.cluster, l.revision, change.Touched
 	return change
 }
 

@@ -31,7 +31,8 @@ type Applier struct {
 	losers map[store.Key]*claim              // definitions whose name an older key of the other kind holds
 
 	mu      sync.Mutex
-	leaving map[string]*Runtime // removed backends with requests in progress
+	leaving map[string]leaver // removed backends
+	swept   time.Time
 }
 
 // NewApplier returns an Applier with an empty table at revision 0.
@@ -41,7 +42,7 @@ func NewApplier(pools Pools) *Applier {
 		refs:    make([]int32, 1), // Ref 0 refers to nothing
 		users:   make(map[store.Key]map[string]struct{}),
 		losers:  make(map[store.Key]*claim),
-		leaving: make(map[string]*Runtime),
+		leaving: make(map[string]leaver),
 	}
 	a.current.Store(empty())
 	return a
@@ -50,34 +51,60 @@ func NewApplier(pools Pools) *Applier {
 // Current is the newest table. Any goroutine may ask.
 func (a *Applier) Current() *Table { return a.current.Load() }
 
+// leaver is a removed backend. It is remembered until its last request has ended
+// and those have chosen a backend that began by an older table: if the name comes
+// back meanwhile, they count against its limit.
+type leaver struct {
+	*Runtime
+	since time.Time
+}
+
+// grace is how long a request may take from loading a table to taking its slot.
+const grace = 5 * time.Second
+
 // Leaving counts the removed backends whose last request has not ended. Any
 // goroutine may ask.
-func (a *Applier) Leaving() int {
+func (a *Applier) Leaving() (n int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for name, r := range a.leaving {
-		if r.Active() == 0 {
+	for _, l := range a.leaving {
+		if l.Active() > 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// sweep forgets those that left for good; now and then is often enough.
+func (a *Applier) sweep() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if time.Since(a.swept) < grace {
+		return
+	}
+	a.swept = time.Now()
+	for name, l := range a.leaving {
+		if l.Active() == 0 && time.Since(l.since) > grace {
 			delete(a.leaving, name)
 		}
 	}
-	return len(a.leaving)
 }
 
-// leave keeps a removed backend's runtime in sight until its last request ends.
+// leave keeps a removed backend's runtime in sight.
 func (a *Applier) leave(name string, r *Runtime) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.leaving[name] = r
+	a.leaving[name] = leaver{r, time.Now()}
 }
 
-// comeBack returns what is left of a removed backend of that name, so that its
-// requests count against the new one's limit; else a new Runtime.
+// comeBack returns what is left of a removed backend of that name, else a new
+// Runtime.
 func (a *Applier) comeBack(name string) *Runtime {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if r := a.leaving[name]; r != nil {
+	if l, ok := a.leaving[name]; ok {
 		delete(a.leaving, name)
-		return r
+		return l.Runtime
 	}
 	return new(Runtime)
 }
@@ -89,6 +116,9 @@ func (a *Applier) Apply(c watcher.Change) *Table {
 	old := a.current.Load()
 	t := *old
 	t.revision = c.Revision
+	if c.Listed {
+		t.revision = c.Touched
+	}
 	a.edits++
 	w := &work{Applier: a, t: &t, edit: edit{vector: old.slots, number: a.edits}, names: old.names.Txn()}
 	for _, key := range c.Deletes {
@@ -147,7 +177,7 @@ func (w *work) commit() *Table {
 	for _, f := range w.after {
 		f()
 	}
-	w.Leaving()
+	w.sweep()
 	return t
 }
 
@@ -256,6 +286,8 @@ func (w *work) override(key store.Key, c *claim) {
 		w.compile = append(w.compile, b.Name)
 		if c != nil && next.Override.Def.State == store.Sick {
 			w.after = append(w.after, b.Runtime.Fail)
+		} else {
+			w.after = append(w.after, b.limit)
 		}
 	}
 	if c == nil {

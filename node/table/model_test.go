@@ -147,9 +147,32 @@ func (k *keyspace) step(t *rapid.T, tb testing.TB) watcher.Change {
 	return c
 }
 
+// restore gives every key new revisions and the value it had, as a new cluster
+// with the same content does; the watcher hands out the same definitions.
+func (k *keyspace) restore(t *rapid.T) watcher.Change {
+	keys := slices.SortedFunc(maps.Keys(k.items), func(a, b store.Key) int { return cmp.Compare(a.String(), b.String()) })
+	for _, i := range rapid.Permutation(indices(len(keys))).Draw(t, "order") {
+		item := k.items[keys[i]]
+		k.revision++
+		if item.Definition != nil {
+			item.CreateRevision, item.ModRevision = k.revision, k.revision
+		}
+		k.items[keys[i]] = item
+	}
+	return k.whole()
+}
+
+func indices(n int) []int {
+	all := make([]int, n)
+	for i := range all {
+		all[i] = i
+	}
+	return all
+}
+
 // whole is what a list of the keyspace gives a fresh node.
 func (k *keyspace) whole() watcher.Change {
-	c := watcher.Change{Revision: k.revision, Listed: true, Puts: slices.Collect(maps.Values(k.items))}
+	c := watcher.Change{Revision: k.revision, Listed: true, Touched: k.revision, Puts: slices.Collect(maps.Values(k.items))}
 	slices.SortFunc(c.Puts, func(a, b watcher.Item) int { return cmp.Compare(a.Key.String(), b.Key.String()) })
 	return c
 }
@@ -166,7 +189,11 @@ func TestTableIsAFunctionOfTheKeyspace(t *testing.T) {
 		for range rapid.IntRange(1, 30).Draw(rt, "revisions") {
 			before := a.Current()
 			old := pictureOf(before)
-			got := a.Apply(k.step(rt, t))
+			change := k.step
+			if rapid.IntRange(0, 9).Draw(rt, "restored") == 0 {
+				change = func(rt *rapid.T, _ testing.TB) watcher.Change { return k.restore(rt) }
+			}
+			got := a.Apply(change(rt, t))
 			if diff := gocmp.Diff(old, pictureOf(before)); diff != "" {
 				rt.Fatalf("an older table changed:\n%s", diff)
 			}

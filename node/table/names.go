@@ -111,7 +111,7 @@ func (w *work) setBackend(name string, c *claim) {
 	if s != nil {
 		old = s.Backend
 	}
-	if old != nil && c != nil && c.def == store.Definition(old.Def) {
+	if old != nil && c != nil && c.def == store.Definition(old.Def) && c.create == old.CreateRevision && c.mod == old.ModRevision {
 		return
 	}
 	if old != nil {
@@ -155,7 +155,11 @@ func (w *work) setBackend(name string, c *claim) {
 	w.edit.set(ref, &next)
 	w.need(b, true)
 	w.compile = append(w.compile, name)
-	w.after = append(w.after, func() { b.Runtime.Set(b.Def.MaxConnections, b.Def.WaitLimit, b.Def.WaitTimeout) })
+	if old == nil {
+		b.limit() // no request may meet it without
+	} else {
+		w.after = append(w.after, b.limit)
+	}
 }
 
 // setDirector makes c the director of a name; nil makes it none.
@@ -168,7 +172,7 @@ func (w *work) setDirector(name string, c *claim) {
 	if old == nil && c == nil {
 		return
 	}
-	if c != nil && old != nil && c.def == store.Definition(old.Def) {
+	if c != nil && old != nil && c.def == store.Definition(old.Def) && c.create == old.CreateRevision && c.mod == old.ModRevision {
 		return
 	}
 	var d *Director
@@ -278,11 +282,11 @@ func (w *work) acquire(def *store.Backend) (*pool.Pool, error) {
 	}
 	var deps pool.Deps
 	if def.Via != "" {
-		if _, s := w.find(def.Via); s == nil || s.Backend == nil {
+		_, s := w.find(def.Via)
+		if s == nil || s.Backend == nil || s.Backend.Def.None || s.Backend.Def.Via != "" {
 			return nil, &DanglingError{store.Key{Kind: store.Backends, Name: def.Via}}
-		} else {
-			deps.Via = s.Backend.Def
 		}
+		deps.Via = s.Backend.Def
 	}
 	certificate := func(of *store.Backend) (*store.Certificate, error) {
 		if of == nil || of.TLS == nil || of.TLS.Certificate == "" {

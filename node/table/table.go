@@ -45,6 +45,11 @@ type Backend struct {
 	edit    uint64 // that made it, and may complete it until the table is out
 }
 
+// limit puts the definition's limit into effect and opens the queue.
+func (b *Backend) limit() {
+	b.Runtime.Set(b.Def.MaxConnections, b.Def.WaitLimit, b.Def.WaitTimeout)
+}
+
 // Director is one director as one table sees it. It never changes; its cursor
 // lives on while the name is a director.
 type Director struct {
@@ -245,7 +250,12 @@ func (t *Table) Available(ref Ref) bool {
 type trail struct {
 	refs  [maxDepth]Ref
 	depth int
+	asked int // names looked at
 }
+
+// maxAsked bounds the names that one pick looks at. Directors of each other, all
+// sick, could ask for ever: eight levels of ten members are ten million leaves.
+const maxAsked = 1 << 18
 
 func (tr *trail) push(ref Ref) bool {
 	if tr.depth == maxDepth {
@@ -265,7 +275,7 @@ func (tr *trail) pop() { tr.depth-- }
 
 func (t *Table) available(ref Ref, tr *trail) bool {
 	s := t.slots.at(ref)
-	if s == nil {
+	if tr.asked++; s == nil || tr.asked > maxAsked {
 		return false
 	}
 	if s.Backend != nil {

@@ -251,6 +251,35 @@ func TestDeletedOrSickBackendWakesItsQueue(t *testing.T) {
 	}
 }
 
+// Eight levels of ten directors each lead to ten million sick leaves.
+func TestPickLooksAtABoundedNumberOfNames(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	pairs := []string{"backends/leaf", `{"none":true}`, "backends/a", host(1)}
+	for level := range 7 {
+		var members []string
+		for i := range 10 {
+			member := fmt.Sprintf("l%d-%d", level+1, i)
+			if level == 6 {
+				member = "leaf"
+			}
+			members = append(members, fmt.Sprintf("%q", member))
+		}
+		for i := range 10 {
+			pairs = append(pairs, fmt.Sprintf("directors/l%d-%d", level, i), `{"type":"round_robin","backends":[`+strings.Join(members, ",")+`]}`)
+		}
+	}
+	tab := f.put(pairs...)
+	var tr trail
+	ref, _ := tab.names.Get([]byte("l0-0"))
+	if tab.available(ref, &tr) || tr.asked > maxAsked+100 {
+		t.Errorf("looked at %d names, want at most %d", tr.asked, maxAsked)
+	}
+	if _, err := tab.Pick(ref); !errors.Is(err, balancer.ErrNoBackend) {
+		t.Errorf("picking gave %v", err)
+	}
+}
+
 func TestRouteConditions(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
