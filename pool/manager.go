@@ -160,10 +160,5 @@ func (m *Manager) dial(ctx context.Context, t target) (net.Conn, error) {
 	if t.path != "" {
 		return dialUnix(ctx, t.path)
 	}
-	// A typed nil must not become a net.Conn.
-	conn, err := dialer.DialTCP(ctx, "tcp", noAddr, t.addr)
-	if err != nil {
-		return nil, err
-	}
-	return conn, nil
+	return dialTCP(ctx, &dialer, t.addr)
 }
