@@ -223,7 +223,10 @@ func (c *Conn) writeAndRead(head, body, buf []byte) (int, error) {
 		bufs = bufs[:1]
 	}
 	if _, err := c.WriteBuffers(&bufs); err != nil {
-		if n, _ := c.Read(buf); n > 0 && !isTimeout(err) {
+		if isTimeout(err) {
+			return 0, err // the time for this is over, so none is left for an answer
+		}
+		if n, _ := c.Read(buf); n > 0 {
 			return n, nil
 		}
 		return 0, err
@@ -245,17 +248,22 @@ func (c *Conn) Read(b []byte) (int, error) {
 // past Read.
 func (c *Conn) ArmRead(d time.Duration) { c.arm(reading, d) }
 
-// ArmWrite bounds all later writes in the same way.
+// ArmWrite bounds all later writes in the same way; over TLS it is set each time.
 func (c *Conn) ArmWrite(d time.Duration) { c.arm(writing, d) }
 
 func (c *Conn) arm(w way, d time.Duration) {
 	dl := &c.deadlines[w]
-	if d <= 0 {
-		dl.want = 0
-		return
+	dl.want = 0
+	if d > 0 {
+		dl.want = c.m.now() + d
 	}
-	dl.want = c.m.now() + d
-	if dl.armed == 0 || dl.armed > dl.want {
+	switch {
+	case w == writing && c.Conn != c.socket:
+		// A TLS connection whose write timed out takes no other: it must not fire early.
+		if dl.want != dl.armed {
+			c.set(w)
+		}
+	case dl.want != 0 && (dl.armed == 0 || dl.armed > dl.want):
 		c.set(w)
 	}
 }

@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -101,6 +102,78 @@ func TestArmedDeadlinesAreTheNewest(t *testing.T) {
 		fires(read, time.Second)
 		c.SetWriteDeadline(time.Now().Add(time.Second))
 		fires(write, time.Second)
+		c.Discard()
+	})
+}
+
+// The write deadline of an earlier message never ends a later one's TLS, which
+// would not survive it.
+func TestArmedWritesOverTLS(t *testing.T) {
+	ca := newCA(t)
+	config := &tls.Config{Certificates: []tls.Certificate{pair(t, ca.issue(t, "10.0.0.1"))}}
+	inBubble(t, func(t *testing.T, m *Manager, n *network, _ *zone) {
+		p := acquire(t, m, store.Backend{Host: "10.0.0.1", Port: 80, TLS: &store.TLS{InsecureSkipVerify: true}})
+		defer p.Release()
+		stalled := make(chan struct{})
+		n.set("10.0.0.1:80", func(context.Context) (net.Conn, error) {
+			here, there := net.Pipe()
+			n.ends = append(n.ends, there)
+			go func() {
+				s := tls.Server(there, config)
+				for b := make([]byte, 9); ; {
+					k, err := s.Read(b)
+					if err != nil {
+						return
+					}
+					if string(b[:k]) == "stall" {
+						close(stalled)
+						return
+					}
+					s.Write(b[:k])
+				}
+			}()
+			return here, nil
+		})
+		c := get(t, p)
+		b := make([]byte, 9)
+		again := func(after time.Duration) {
+			t.Helper()
+			time.Sleep(after)
+			c.ArmRead(5 * time.Minute)
+			c.ArmWrite(time.Minute)
+			if k, err := c.RoundTrip([]byte("he"), []byte("llo"), b); k != 5 || err != nil {
+				t.Fatalf("RoundTrip = %d, %v", k, err)
+			}
+		}
+		again(0)
+		c.Put()
+		time.Sleep(90 * time.Second) // idle for longer than a write may take
+		if c = get(t, p); !c.Reused() {
+			t.Fatal("not reused")
+		}
+		again(0)
+		for range 10 { // a long upload
+			again(45 * time.Second)
+		}
+		c.ArmWrite(0)
+		time.Sleep(90 * time.Second)
+		if _, err := c.Write([]byte("hello")); err != nil {
+			t.Errorf("Write without a limit = %v", err)
+		}
+		c.Read(b)
+
+		// What times out is not followed by a wait for an answer.
+		if _, err := c.Write([]byte("stall")); err != nil {
+			t.Fatal(err)
+		}
+		<-stalled
+		c.ArmRead(5 * time.Minute)
+		c.ArmWrite(time.Minute)
+		start := time.Now()
+		_, err := c.RoundTrip([]byte("hello"), nil, b)
+		if d := time.Since(start); !errors.Is(err, os.ErrDeadlineExceeded) || d != time.Minute {
+			t.Errorf("RoundTrip = %v after %v, want a timeout after 1m", err, d)
+		}
 		c.Discard()
 	})
 }
