@@ -11,10 +11,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -31,6 +34,9 @@ import (
 // firstTable is how long clients wait in the listeners' queues for the first
 // table of a node that starts. After it they are answered 503.
 const firstTable = time.Second
+
+// worthALine is how many definitions deleted at once are worth a line of the log.
+const worthALine = 10
 
 // Node is one proxy node. Use New.
 type Node struct {
@@ -142,7 +148,7 @@ func (n *Node) listen() (all []net.Listener, err error) {
 		network, address, err := network(address)
 		if err == nil {
 			var l net.Listener
-			if l, err = net.Listen(network, address); err == nil {
+			if l, err = listen(network, address); err == nil {
 				all = append(all, l)
 				continue
 			}
@@ -153,6 +159,27 @@ func (n *Node) listen() (all []net.Listener, err error) {
 		return nil, fmt.Errorf("node: listen: %w", err)
 	}
 	return all, nil
+}
+
+// listen opens one listener. The socket file of a process that was killed, to
+// which nobody answers any more, is replaced.
+func listen(network, address string) (net.Listener, error) {
+	l, err := net.Listen(network, address)
+	if err == nil || network != "unix" || !errors.Is(err, syscall.EADDRINUSE) {
+		return l, err
+	}
+	conn, dialled := net.Dial(network, address)
+	if dialled == nil {
+		conn.Close()
+		return nil, err
+	}
+	if !errors.Is(dialled, syscall.ECONNREFUSED) {
+		return nil, err
+	}
+	if removed := os.Remove(address); removed != nil {
+		return nil, removed
+	}
+	return net.Listen(network, address)
 }
 
 // build makes the parts, now that every address is known.
@@ -232,6 +259,7 @@ func (n *Node) apply(ctx context.Context) error {
 		if err != nil {
 			return nil // ctx has ended
 		}
+		old := n.Table()
 		t := n.applier.Apply(change)
 		took := time.Since(change.Received)
 		n.latency.observe(took)
@@ -239,13 +267,14 @@ func (n *Node) apply(ctx context.Context) error {
 			close(n.applied)
 		}
 		c := t.Counts()
-		n.config.Logger.Debug("applied", "revision", t.Revision(), "puts", len(change.Puts), "deletes", len(change.Deletes),
+		level := slog.LevelDebug
+		if len(change.Deletes) >= worthALine || c.Backends == 0 && old.Counts().Backends > 0 {
+			level = slog.LevelInfo
+		}
+		n.config.Logger.Log(ctx, level, "applied", "revision", t.Revision(), "puts", len(change.Puts), "deletes", len(change.Deletes),
 			"took", took, "digest", t.Digest(), "backends", c.Backends)
-		for _, item := range change.Puts {
-			if item.Rejected != nil {
-				n.config.Logger.Warn("definition rejected", "key", item.Key, "revision", item.Rejected.Revision,
-					"in_effect", item.ModRevision, "error", item.Rejected.Err)
-			}
+		for r := range t.NewlyRejected(old) {
+			n.config.Logger.Warn("definition rejected", "key", r.Key, "revision", r.Revision, "in_effect", r.InEffect, "error", r.Err)
 		}
 	}
 }

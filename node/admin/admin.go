@@ -4,7 +4,7 @@
 // It listens on loopback, where nobody needs a password. So that a web page
 // which the operator visits cannot read it by way of a DNS name that points to
 // 127.0.0.1, a request's Host has to be a loopback name or one of
-// Server.Hosts. Nothing here writes.
+// Server.Hosts; a page of another site may not even ask. Nothing here writes.
 package admin
 
 import (
@@ -67,11 +67,20 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+			w.Header().Set("Allow", "GET, HEAD")
+			fail(w, http.StatusMethodNotAllowed, "method is %s, want GET: definitions are written to etcd", r.Method)
+			return
+		}
 		fail(w, http.StatusNotFound, "nothing is at %s; see /v1/status, /v1/backends, /metrics, /healthz and /readyz", r.URL.Path)
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !s.allowed(r.Host) {
 			fail(w, http.StatusMisdirectedRequest, "Host is %q, want a loopback name or one given by --admin-host", r.Host)
+			return
+		}
+		if site := r.Header.Get("Sec-Fetch-Site"); site == "cross-site" || site == "same-site" {
+			fail(w, http.StatusForbidden, "the request comes from a page of another site")
 			return
 		}
 		w.Header().Set("Cache-Control", "no-store")

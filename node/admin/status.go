@@ -25,6 +25,7 @@ type Status struct {
 	Etcd     Etcd       `json:"etcd"`
 	Rejected []Rejected `json:"rejected"`
 	Dangling []Dangling `json:"dangling"`
+	Cycles   []Cycle    `json:"cycles"`
 	Warnings []Warning  `json:"warnings"`
 	// HeldList says why an empty list from etcd is not believed.
 	HeldList string `json:"held_list,omitempty"`
@@ -47,6 +48,7 @@ type Etcd struct {
 type Rejected struct {
 	Key      string   `json:"key"`
 	Revision int64    `json:"revision"`
+	InEffect int64    `json:"in_effect"` // the revision served instead; 0: none
 	Errors   []string `json:"errors"`
 }
 
@@ -54,6 +56,12 @@ type Rejected struct {
 type Dangling struct {
 	Key     string `json:"key"`
 	Missing string `json:"missing"`
+}
+
+// Cycle is a director's member that leads back to the director.
+type Cycle struct {
+	Key    string `json:"key"`
+	Member string `json:"member"`
 }
 
 // Warning is what is odd about a definition that is in effect.
@@ -81,17 +89,23 @@ func (s *Status) Describe(t *table.Table) {
 	c := t.Counts()
 	s.Counts = Counts{Backends: c.Backends, Directors: c.Directors, Routes: c.Routes,
 		Probes: c.Probes, Certificates: c.Certificates, Rejected: c.Rejected}
-	s.Rejected, s.Dangling, s.Warnings = []Rejected{}, []Dangling{}, []Warning{}
+	s.Rejected, s.Dangling, s.Cycles, s.Warnings = []Rejected{}, []Dangling{}, []Cycle{}, []Warning{}
 	for r := range t.Rejected() {
 		if len(s.Rejected) == maxListed {
 			break
 		}
-		s.Rejected = append(s.Rejected, Rejected{Key: r.Key.String(), Revision: r.Revision, Errors: messages(r.Err)})
+		s.Rejected = append(s.Rejected, Rejected{Key: r.Key.String(), Revision: r.Revision, InEffect: r.InEffect, Errors: messages(r.Err)})
 	}
 	for key, missing := range t.Dangling() {
 		if s.Counts.Dangling++; s.Counts.Dangling <= maxListed {
 			s.Dangling = append(s.Dangling, Dangling{Key: key.String(), Missing: missing})
 		}
+	}
+	for key, member := range t.Cycles() {
+		if len(s.Cycles) == maxListed {
+			break
+		}
+		s.Cycles = append(s.Cycles, Cycle{Key: key.String(), Member: member})
 	}
 	for key, warnings := range t.Warnings() {
 		if len(s.Warnings) == maxListed {

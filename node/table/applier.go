@@ -120,7 +120,7 @@ func (a *Applier) Apply(c watcher.Change) *Table {
 		t.revision = c.Touched
 	}
 	a.edits++
-	w := &work{Applier: a, t: &t, edit: edit{vector: old.slots, number: a.edits}, names: old.names.Txn()}
+	w := &work{Applier: a, t: &t, edit: edit{vector: old.slots, number: a.edits}, names: old.names.Txn(), routes: routeEdit{routes: old.routes}}
 	for _, key := range c.Deletes {
 		w.report(key, nil, nil)
 		w.put(key, nil)
@@ -128,7 +128,7 @@ func (a *Applier) Apply(c watcher.Change) *Table {
 	for _, item := range c.Puts {
 		var rejected *Rejection
 		if r := item.Rejected; r != nil {
-			rejected = &Rejection{Key: item.Key, Revision: r.Revision, Err: r.Err}
+			rejected = &Rejection{Key: item.Key, Revision: r.Revision, InEffect: item.ModRevision, Err: r.Err}
 		}
 		w.report(item.Key, rejected, slices.Concat(item.Warnings, unserved(item.Definition)))
 		if item.Definition == nil {
@@ -156,6 +156,7 @@ type work struct {
 	t       *Table
 	edit    edit
 	names   *iradix.Txn[Ref]
+	routes  routeEdit
 	compile []string            // backends to build: their definition or one they need changed
 	rebuilt map[string]struct{} // of them, those that rebuild has been at
 	after   []func()
@@ -168,6 +169,7 @@ func (w *work) commit() *Table {
 	t := w.t
 	t.slots = w.edit.vector
 	t.names = w.names.Commit()
+	t.routes = w.routes.commit()
 	t.fallback = w.ages.defaultRef(t)
 	t.counts.Routes = t.routes.byName.Len()
 	t.counts.Probes = t.probes.Len()
@@ -244,10 +246,10 @@ func (w *work) replace(tree *iradix.Tree[*Definition], key store.Key, c *claim) 
 
 func (w *work) route(key store.Key, c *claim) {
 	var old *claim
-	before, had := w.t.routes.byName.Get([]byte(key.Name))
+	before, had := w.routes.routes.byName.Get([]byte(key.Name))
 	if had {
 		old = &claim{def: before.Def, create: before.CreateRevision, mod: before.ModRevision}
-		w.t.routes = w.t.routes.with(before, false)
+		w.routes.remove(before)
 	}
 	w.count(key, old, c)
 	if c != nil {
@@ -255,7 +257,7 @@ func (w *work) route(key store.Key, c *claim) {
 		if r.Def.Backend != "" {
 			r.Target = w.mention(r.Def.Backend)
 		}
-		w.t.routes = w.t.routes.with(r, true)
+		w.routes.add(r)
 	}
 	if had {
 		w.forget(before.Target)

@@ -61,50 +61,94 @@ func newRoutes() routes {
 	}
 }
 
-// with returns the index with a route added (add) or taken away.
-func (rs routes) with(r *Route, add bool) routes {
+// routeEdit collects what a change does to the routes, so that each bucket is
+// copied and put in order once.
+type routeEdit struct {
+	routes  routes
+	buckets map[string]*bucketEdit // by "" for any, "host", ".wild.host"
+}
+
+type bucketEdit struct {
+	gone map[*Route]struct{}
+	add  []entry
+}
+
+func (e *routeEdit) add(r *Route) {
 	var mine []entry
 	for _, p := range orAny(r.Def.Match.Path) {
-		e := entry{route: r, path: p}
+		one := entry{route: r, path: p}
 		if strings.HasSuffix(p, "/*") {
-			e.path, e.prefix = p[:len(p)-1], true
+			one.path, one.prefix = p[:len(p)-1], true
 		}
-		mine = append(mine, e)
+		mine = append(mine, one)
 	}
-	change := func(bucket []entry) []entry {
-		if add {
-			bucket = slices.Concat(bucket, mine)
-			slices.SortFunc(bucket, order)
-			return bucket
+	e.each(r, func(b *bucketEdit) { b.add = append(b.add, mine...) })
+	e.routes.byName, _, _ = e.routes.byName.Insert([]byte(r.Name), r)
+}
+
+func (e *routeEdit) remove(r *Route) {
+	e.each(r, func(b *bucketEdit) { b.gone[r] = struct{}{} })
+	e.routes.byName, _, _ = e.routes.byName.Delete([]byte(r.Name))
+}
+
+// each calls f with the buckets that a route is in.
+func (e *routeEdit) each(r *Route, f func(*bucketEdit)) {
+	for _, h := range orAny(r.Def.Match.Host) {
+		key := strings.TrimPrefix(h, "*")
+		b := e.buckets[key]
+		if b == nil {
+			b = &bucketEdit{gone: make(map[*Route]struct{})}
+			if e.buckets == nil {
+				e.buckets = make(map[string]*bucketEdit)
+			}
+			e.buckets[key] = b
 		}
-		return slices.DeleteFunc(slices.Clone(bucket), func(e entry) bool { return e.route == r })
+		f(b)
 	}
-	in := func(tree *iradix.Tree[[]entry], key string) *iradix.Tree[[]entry] {
-		bucket, _ := tree.Get([]byte(key))
-		if bucket = change(bucket); len(bucket) == 0 {
+}
+
+// commit returns the index with all of it done.
+func (e *routeEdit) commit() routes {
+	rs := e.routes
+	in := func(tree *iradix.Tree[[]entry], key string, b *bucketEdit) *iradix.Tree[[]entry] {
+		old, _ := tree.Get([]byte(key))
+		next := b.apply(old)
+		if len(next) == 0 {
 			tree, _, _ = tree.Delete([]byte(key))
-		} else {
-			tree, _, _ = tree.Insert([]byte(key), bucket)
+			return tree
 		}
+		tree, _, _ = tree.Insert([]byte(key), next)
 		return tree
 	}
-	for _, h := range orAny(r.Def.Match.Host) {
-		h = strings.ToLower(h)
+	for key, b := range e.buckets {
 		switch {
-		case h == "":
-			rs.any = change(rs.any)
-		case strings.HasPrefix(h, "*."):
-			rs.wild = in(rs.wild, h[1:])
+		case key == "":
+			rs.any = b.apply(rs.any)
+		case key[0] == '.':
+			rs.wild = in(rs.wild, key, b)
 		default:
-			rs.exact = in(rs.exact, h)
+			rs.exact = in(rs.exact, key, b)
 		}
 	}
-	if add {
-		rs.byName, _, _ = rs.byName.Insert([]byte(r.Name), r)
-	} else {
-		rs.byName, _, _ = rs.byName.Delete([]byte(r.Name))
-	}
 	return rs
+}
+
+// apply merges what is added into what stays: one copy of the bucket, and no
+// sorting but of what is new.
+func (b *bucketEdit) apply(old []entry) []entry {
+	slices.SortFunc(b.add, order)
+	next := make([]entry, 0, len(old)+len(b.add))
+	add := b.add
+	for _, e := range old {
+		if _, gone := b.gone[e.route]; gone {
+			continue
+		}
+		for len(add) > 0 && order(add[0], e) < 0 {
+			next, add = append(next, add[0]), add[1:]
+		}
+		next = append(next, e)
+	}
+	return append(next, add...)
 }
 
 // orAny makes a missing condition the one that always holds.

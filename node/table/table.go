@@ -81,6 +81,7 @@ func (s *Slot) refused() bool {
 type Rejection struct {
 	Key      store.Key
 	Revision int64 // the rejected one
+	InEffect int64 // the one served instead; 0 = none, the key is absent
 	Err      error
 }
 
@@ -186,13 +187,60 @@ func (t *Table) Rejected() iter.Seq[*Rejection] {
 	return values(ordered(t.rejected, "", ""))
 }
 
+// NewlyRejected yields those of t's rejected keys that old did not have so.
+func (t *Table) NewlyRejected(old *Table) iter.Seq[*Rejection] {
+	return func(yield func(*Rejection) bool) {
+		if t.rejected == old.rejected {
+			return
+		}
+		for r := range t.Rejected() {
+			if was, _ := old.rejected.Get([]byte(r.Key.String())); was != r && !yield(r) {
+				return
+			}
+		}
+	}
+}
+
+// Cycles yields members that lead back to a director that names them, as the
+// director's key and the member: each closes a cycle, and is skipped by picks
+// that come by all of it.
+func (t *Table) Cycles() iter.Seq2[store.Key, string] {
+	return func(yield func(store.Key, string) bool) {
+		const onTrail, done = 1, 2
+		state := make(map[string]int)
+		var walk func(s *Slot) bool
+		walk = func(s *Slot) bool {
+			state[s.Name] = onTrail
+			for _, m := range s.Director.Members {
+				next := t.slots.at(m.Ref)
+				switch {
+				case next == nil || next.Director == nil:
+				case state[next.Name] == onTrail:
+					if !yield(store.Key{Kind: store.Directors, Name: s.Name}, next.Name) {
+						return false
+					}
+				case state[next.Name] == 0 && !walk(next):
+					return false
+				}
+			}
+			state[s.Name] = done
+			return true
+		}
+		for s := range t.Slots("", "") {
+			if s.Director != nil && state[s.Name] == 0 && !walk(s) {
+				return
+			}
+		}
+	}
+}
+
 // Warnings yields, per key, what is odd but in effect.
 func (t *Table) Warnings() iter.Seq2[string, []string] {
 	return ordered(t.warnings, "", "")
 }
 
 // Dangling yields each reference to a name nobody defines, as the referring
-// key and the missing name. It looks at every director, route and via.
+// key and the missing name. It looks at every director, route, via and override.
 func (t *Table) Dangling() iter.Seq2[store.Key, string] {
 	return func(yield func(store.Key, string) bool) {
 		missing := func(ref Ref) (string, bool) {
@@ -203,6 +251,9 @@ func (t *Table) Dangling() iter.Seq2[store.Key, string] {
 			return s.Name, true
 		}
 		for s := range t.Slots("", "") {
+			if s.Override != nil && s.Backend == nil && s.Director == nil && !yield(store.Key{Kind: store.HealthKind, Name: s.Name}, s.Name) {
+				return
+			}
 			if s.Director != nil {
 				for _, m := range s.Director.Members {
 					if name, is := missing(m.Ref); is && !yield(store.Key{Kind: store.Directors, Name: s.Name}, name) {
