@@ -55,6 +55,16 @@ type Config struct {
 // DefaultPrefix is the prefix of a Config that has none.
 const DefaultPrefix = "/roster/"
 
+// Validate reports all that is wrong, as a *multierror.Error; it reads the files
+// that are named. Open does it too.
+func (c Config) Validate() error {
+	_, err := c.normal()
+	if err != nil {
+		return multierror.Prefix(err, "store:")
+	}
+	return nil
+}
+
 // normal is the configuration with all defaults filled in and its files read
 // once, or everything that is wrong with it.
 func (c Config) normal() (Config, error) {

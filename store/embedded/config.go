@@ -13,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/hashicorp/go-multierror"
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap"
@@ -34,8 +35,37 @@ const (
 	quotaBytes = 8 << 30
 )
 
-// listen checks where the member is to listen and returns it as a URL.
+// Validate reports what is wrong with the configuration by itself, whatever the
+// machine is like. Start does it too.
+func (c Config) Validate() error {
+	var errs *multierror.Error
+	if c.Dir == "" {
+		errs = multierror.Append(errs, fmt.Errorf("embedded etcd: %w", errNoDir))
+	}
+	if _, err := c.url(); err != nil {
+		errs = multierror.Append(errs, fmt.Errorf("embedded etcd: %w", err))
+	}
+	return errs.ErrorOrNil()
+}
+
+var errNoDir = errors.New("no data directory given")
+
+// listen is url with a free port chosen.
 func (c Config) listen() (*url.URL, error) {
+	u, err := c.url()
+	if err != nil || u.Port() != "0" {
+		return u, err
+	}
+	port, err := freePort(u.Hostname())
+	if err != nil {
+		return nil, err
+	}
+	u.Host = net.JoinHostPort(u.Hostname(), port)
+	return u, nil
+}
+
+// url checks where the member is to listen and returns it as a URL.
+func (c Config) url() (*url.URL, error) {
 	address := c.Listen
 	if address == "" {
 		address = DefaultListen
@@ -44,13 +74,11 @@ func (c Config) listen() (*url.URL, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listening address: %w", err)
 	}
-	if n, err := strconv.ParseUint(port, 10, 16); err != nil {
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
 		return nil, fmt.Errorf("listening address %s: port is %q, want a number from 0 to 65535", address, port)
-	} else if n == 0 {
-		if port, err = freePort(host); err != nil {
-			return nil, err
-		}
 	}
+	port = strconv.FormatUint(n, 10) // "00" is 0
 	if host == "" {
 		host = "0.0.0.0"
 	}

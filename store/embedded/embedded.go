@@ -284,7 +284,7 @@ func (s *Server) fail(err error) {
 // itself would wait without a word for another process to leave it.
 func lockDir(dir string) (*fileutil.LockedFile, error) {
 	if dir == "" {
-		return nil, errors.New("no data directory given")
+		return nil, errNoDir
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err

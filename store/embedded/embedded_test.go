@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/go-multierror"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/goleak"
@@ -122,6 +123,25 @@ func TestStartSaysWhatIsWrong(t *testing.T) {
 		if err == nil || !strings.HasPrefix(err.Error(), "embedded etcd: ") || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: %v, want %q", test.name, err, test.want)
 		}
+	}
+}
+
+func TestValidateNeedsNoMachine(t *testing.T) {
+	t.Parallel()
+	taken := strings.TrimPrefix(start(t, embedded.Config{}).Endpoint(), "http://")
+	dir := filepath.Join(t.TempDir(), "data")
+	for _, listen := range []string{"", taken, "localhost:0", "[::1]:00"} {
+		if err := (embedded.Config{Dir: dir, Listen: listen}).Validate(); err != nil {
+			t.Errorf("%q: %v", listen, err)
+		}
+	}
+	if _, err := os.Stat(dir); !os.IsNotExist(err) {
+		t.Errorf("the data directory: %v", err)
+	}
+	err := embedded.Config{Listen: "0.0.0.0:2379"}.Validate()
+	var all *multierror.Error
+	if !errors.As(err, &all) || len(all.Errors) != 2 || !strings.HasPrefix(all.Errors[1].Error(), "embedded etcd: listening on 0.0.0.0:2379, which is not loopback") {
+		t.Errorf("two faults: %v", err)
 	}
 }
 
