@@ -44,5 +44,5 @@ func ExampleStore() {
 	// created at 2 <nil>
 	// read at 2 <nil>
 	// changed at 3 <nil>
-	// store: put backends/web-1: backends/web-1 is at revision 3, want 2 true
+	// store: put: backends/web-1 is at revision 3, want 2 true
 }

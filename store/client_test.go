@@ -107,6 +107,8 @@ func TestOpenSaysWhatIsWrong(t *testing.T) {
 			t.Errorf("%s: no error, want %q", test.name, test.want)
 		} else if !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: %v, want %q", test.name, err, test.want)
+		} else if v := test.cfg.Validate(); v == nil || v.Error() != err.Error() {
+			t.Errorf("%s: Validate says %v, Open %v", test.name, v, err)
 		}
 	}
 }
@@ -149,6 +151,8 @@ func TestPutWritesOnlyAtTheRevisionAskedFor(t *testing.T) {
 		t.Helper()
 		if !errors.Is(err, store.ErrConflict) || !errors.As(err, &conflict) || *conflict != want {
 			t.Errorf("got %v, want %v", err, &want)
+		} else if strings.Count(err.Error(), want.Key.String()) != 1 {
+			t.Errorf("got %v, which does not name the key once", err)
 		}
 	}
 	_, err := s.Put(t.Context(), web1, []byte("0"), 7)
@@ -478,11 +482,13 @@ func TestAReasonIsGivenForEtcdThatDoesNotAnswer(t *testing.T) {
 			t.Errorf("%s: %v, unknown outcome %v, want %q, %v", what, err, errors.Is(err, store.ErrOutcomeUnknown), want, unknown)
 		}
 	}
+	list := func() error { _, _, err := s.List(t.Context(), "", "", 0); return err }
 	get := func() error { _, _, err := s.Get(t.Context(), web1, 0); return err }
 	write := func() error { _, err := s.Put(t.Context(), web1, []byte("2"), store.AnyRevision); return err }
 
 	proxy.Blackhole()
 	expect("get, blackhole", get(), false, "etcd does not answer: no answer in 500ms")
+	expect("list, blackhole", list(), false, "store: list all definitions: etcd does not answer: no answer in 500ms")
 	expect("put, blackhole", write(), true, "it is not known whether the change was made: no answer in 500ms")
 	proxy.Cut()
 	expect("get, cut", get(), false, "etcd does not answer: ")

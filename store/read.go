@@ -48,7 +48,11 @@ func (s *Store) List(ctx context.Context, kind Kind, under string, rev int64) ([
 			continue
 		}
 		if err != nil {
-			return nil, 0, fmt.Errorf("store: list %s: %w", strings.TrimSuffix(string(kind)+"/"+under, "/"), err)
+			what := "all definitions"
+			if kind != "" {
+				what = strings.TrimSuffix(string(kind)+"/"+under, "/")
+			}
+			return nil, 0, fmt.Errorf("store: list %s: %w", what, err)
 		}
 		return entries, at, nil
 	}

@@ -37,7 +37,7 @@ func (s *Store) Put(ctx context.Context, key Key, value []byte, ifRevision int64
 	}
 	r, err := s.txn(ctx, []Op{{Key: key, Value: value, IfRevision: ifRevision}})
 	if err != nil {
-		return 0, fmt.Errorf("store: put %s: %w", key, err)
+		return 0, failed("put", key, err)
 	}
 	return r.Header.Revision, nil
 }
@@ -48,9 +48,18 @@ func (s *Store) Put(ctx context.Context, key Key, value []byte, ifRevision int64
 func (s *Store) Delete(ctx context.Context, key Key, ifRevision int64) (rev int64, existed bool, err error) {
 	r, err := s.txn(ctx, []Op{{Key: key, IfRevision: ifRevision}})
 	if err != nil {
-		return 0, false, fmt.Errorf("store: delete %s: %w", key, err)
+		return 0, false, failed("delete", key, err)
 	}
 	return r.Header.Revision, r.Responses[0].GetResponseDeleteRange().Deleted > 0, nil
+}
+
+// failed says what could not be done to which key; a conflict names the key itself.
+func failed(what string, key Key, err error) error {
+	var conflict *ConflictError
+	if errors.As(err, &conflict) {
+		return fmt.Errorf("store: %s: %w", what, err)
+	}
+	return fmt.Errorf("store: %s %s: %w", what, key, err)
 }
 
 // Apply does all of ops in one transaction, or nothing: all conditions hold at
