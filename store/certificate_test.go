@@ -195,6 +195,9 @@ func TestMalformedCertificateIsShownWithoutItsKey(t *testing.T) {
 		object("cert", foo.cert, "key", "(redacted)", "hosts", []string{"a.b"}, "(unknown field)", "(redacted)"); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
+	if _, _, err := store.Decode(key, []byte(object(line, 1)), store.Reject); !strings.Contains(err.Error(), fmt.Sprintf(`["(a name of %d bytes)"]: is not a field of a certificate`, len(line))) {
+		t.Errorf("a key as a field's name: %v", err)
+	}
 	// Keys that got into values of other kinds are not shown either.
 	for _, kind := range []store.Kind{store.Backends, store.Routes, store.HealthKind} {
 		value := object("host", "a", "tls", map[string]string{"ca": foo.key}, foo.key, 1)

@@ -119,8 +119,8 @@ func (s *schema[T]) unknown(d *decoder, name string) {
 		d.skip()
 		return
 	}
-	if d.secret && len(name) > 32 {
-		name = "(a long name)"
+	if d.secret && len(name) > 32 { // it may be the key; a line of PEM has 64
+		name = fmt.Sprintf("(a name of %d bytes)", len(name))
 	}
 	hint := ""
 	if known := s.nearest(name); known != "" {
