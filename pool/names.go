@@ -29,6 +29,7 @@ const (
 var (
 	errNoAddress = errors.New("no address")
 	errEnded     = errors.New("resolver has ended")
+	errReleased  = errors.New("not in use any more")
 )
 
 // names looks up what backends are called. One goroutine (run) starts lookups
@@ -115,6 +116,18 @@ func (n *names) release(e *name) {
 	delete(n.byHost, e.host)
 	if e.index >= 0 {
 		heap.Remove(&n.queue, e.index)
+		e.giveUp(errReleased)
+	}
+}
+
+// giveUp ends the wait for a first lookup that will never be. The caller holds
+// names.mu.
+func (e *name) giveUp(err error) {
+	select {
+	case <-e.answered:
+	default:
+		e.err = err
+		close(e.answered)
 	}
 }
 
@@ -278,12 +291,7 @@ func (n *names) end() {
 	defer n.mu.Unlock()
 	n.ended = true
 	for _, e := range n.byHost {
-		select {
-		case <-e.answered:
-		default:
-			e.err = errEnded
-			close(e.answered)
-		}
+		e.giveUp(errEnded)
 	}
 }
 

@@ -846,6 +846,37 @@ func TestLookupsAreBounded(t *testing.T) {
 	})
 }
 
+// A request that waits for a name's first lookup ends when the last definition
+// with that name goes, whether the lookup is under way or has not begun.
+func TestReleaseEndsTheWaitForALookup(t *testing.T) {
+	inBubble(t, func(t *testing.T, m *Manager, n *network, z *zone) {
+		z.slow(time.Second)
+		var pools []*Pool
+		for i := range maxLookups + 9 {
+			pools = append(pools, acquire(t, m, store.Backend{Host: fmt.Sprintf("h%d.example", i), Port: 80}))
+		}
+		synctest.Wait()
+		var waiting sync.WaitGroup
+		for _, p := range pools {
+			waiting.Go(func() {
+				var e *Error
+				if _, err := p.Get(t.Context(), Request{}); !errors.As(err, &e) || e.Kind != DNS {
+					t.Errorf("Get = %v, want a DNS error", err)
+				}
+			})
+		}
+		synctest.Wait()
+		start := time.Now()
+		for _, p := range pools {
+			p.Release()
+		}
+		waiting.Wait()
+		if d := time.Since(start); d != time.Second {
+			t.Errorf("waited for %v, want the lookups that were under way only: 1s", d)
+		}
+	})
+}
+
 func TestRunClosesIdleConnectionsAtItsEnd(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
