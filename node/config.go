@@ -73,26 +73,25 @@ func (c Config) Validate() error {
 			fail("listen is %q: %w", l, err)
 		}
 	}
-	if c.Admin != "" && !loopback(c.Admin) {
+	if c.Admin != "" && checkHostPort(c.Admin) != nil {
+		fail("admin is %q: %w", c.Admin, checkHostPort(c.Admin))
+	} else if c.Admin != "" && !loopback(c.Admin) {
 		fail("admin is %q, want a loopback address such as 127.0.0.1:6082: it has no password", c.Admin)
 	}
-	if c.Embedded == nil && len(c.Store.Endpoints) == 0 {
-		fail("etcd is missing, want the endpoints of a cluster, or the embedded etcd")
+	etcd := c.Store
+	if c.Embedded != nil {
+		etcd.Endpoints = []string{embedded.DefaultListen} // its own, known once it runs
+		errs = multierror.Append(errs, c.Embedded.Validate())
 	}
+	errs = multierror.Append(errs, etcd.Validate())
 	if c.DrainDelay < 0 {
 		fail("drain delay is %v, want 0 or more", c.DrainDelay)
 	}
 	if c.DrainTimeout < 0 {
 		fail("drain timeout is %v, want 0 or more", c.DrainTimeout)
 	}
-	for _, err := range []error{
-		c.Proxy.Validate(),
-		pool.Config{DNSInterval: c.DNSInterval, Rules: c.Destinations}.Validate(),
-	} {
-		if err != nil {
-			errs = multierror.Append(errs, err)
-		}
-	}
+	errs = multierror.Append(errs, c.Proxy.Validate(),
+		pool.Config{DNSInterval: c.DNSInterval, Rules: c.Destinations}.Validate())
 	return errs.ErrorOrNil()
 }
 

@@ -173,8 +173,8 @@ func listen(network, address string) (net.Listener, error) {
 		conn.Close()
 		return nil, err
 	}
-	if !errors.Is(dialled, syscall.ECONNREFUSED) {
-		return nil, err
+	if info, missing := os.Lstat(address); missing != nil || info.Mode().Type() != os.ModeSocket || !errors.Is(dialled, syscall.ECONNREFUSED) {
+		return nil, err // a socket that may live, or no socket
 	}
 	if removed := os.Remove(address); removed != nil {
 		return nil, removed

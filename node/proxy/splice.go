@@ -36,7 +36,7 @@ func (c *client) spliceAnswer(n int64) (done bool, f exchange.Failure) {
 		case err == nil && c.pipe.N > 0:
 			return true, exchange.Failure{Kind: exchange.Truncated}
 		case err == nil:
-		case isTimeout(err) && (moved > 0 || !c.link.Expired(err)):
+		case isTimeout(err) && (moved > 0 || !c.link.ReadExpired(err)):
 			// A deadline that is kept since the pause before these bytes.
 		default:
 			return true, exchange.Failure{Kind: exchange.Truncated}
