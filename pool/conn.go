@@ -244,8 +244,8 @@ func (c *Conn) Read(b []byte) (int, error) {
 }
 
 // ArmRead bounds all later reads to d from now on; 0 or less means no limit. It
-// usually costs no more than reading the clock: see Expired for those who read
-// past Read.
+// usually costs no more than reading the clock: see ReadExpired for those who
+// read past Read.
 func (c *Conn) ArmRead(d time.Duration) { c.arm(reading, d) }
 
 // ArmWrite bounds all later writes in the same way; over TLS it is set each time.
@@ -283,15 +283,11 @@ func (c *Conn) set(w way) {
 	}
 }
 
-// Expired tells if err, of a read or write past Conn's own methods, is a timeout
-// that was asked for. If it was an old deadline that fired early it is armed
-// anew, and the same call must be made again.
-func (c *Conn) Expired(err error) bool {
-	if !errors.Is(err, os.ErrDeadlineExceeded) {
-		return false
-	}
-	r, w := c.early(reading, err), c.early(writing, err)
-	return !r && !w
+// ReadExpired tells if err, of a read past Conn's own methods, is a timeout that
+// was asked for. If it was an old deadline that fired early it is armed anew, and
+// the same call must be made again. It is for the goroutine that reads.
+func (c *Conn) ReadExpired(err error) bool {
+	return errors.Is(err, os.ErrDeadlineExceeded) && !c.early(reading, err)
 }
 
 // early tells if a deadline fired before the time that is wanted, and then arms

@@ -74,15 +74,26 @@ func TestArmedDeadlinesAreTheNewest(t *testing.T) {
 		time.Sleep(500 * time.Millisecond)
 		c.ArmRead(time.Second)
 		_, err := c.Conn.Read(b)
-		if !errors.Is(err, os.ErrDeadlineExceeded) || c.Expired(err) {
-			t.Errorf("early: %v, Expired", err)
+		if !errors.Is(err, os.ErrDeadlineExceeded) || c.ReadExpired(err) {
+			t.Errorf("early: %v, ReadExpired", err)
 		}
 		_, err = c.Conn.Read(b)
-		if !errors.Is(err, os.ErrDeadlineExceeded) || !c.Expired(err) {
-			t.Errorf("in time: %v, not Expired", err)
+		if !errors.Is(err, os.ErrDeadlineExceeded) || !c.ReadExpired(err) {
+			t.Errorf("in time: %v, not ReadExpired", err)
 		}
-		if c.Expired(io.EOF) {
+		if c.ReadExpired(io.EOF) {
 			t.Error("EOF is no timeout")
+		}
+		// The other direction belongs to another goroutine, and has its own time.
+		c.ArmWrite(time.Second)
+		time.Sleep(500 * time.Millisecond)
+		c.ArmWrite(time.Minute)
+		c.SetReadDeadline(time.Time{})
+		c.ArmRead(time.Second)
+		_, err = c.Conn.Read(b)
+		sets := counting.sets
+		if !c.ReadExpired(err) || counting.sets != sets {
+			t.Errorf("%v, with a write deadline that is over but not wanted: not ReadExpired", err)
 		}
 
 		// The next owner starts without.
