@@ -92,7 +92,7 @@ environment, and that over the file:
 			}
 			n, err := node.New(cfg)
 			if err != nil {
-				return err
+				return withCode(exitUsage, err) // it has only checked what it was given
 			}
 			return n.Run(cmd.Context())
 		},
@@ -122,12 +122,16 @@ environment, and that over the file:
 	return cmd
 }
 
-// prefixes turns networks as flags have them into those of package netip.
+// prefixes turns networks as flags have them into those of package netip. IPv4 is IPv4,
+// however written: addresses are compared unmapped, so ::ffff:10.0.0.0/104 is 10.0.0.0/8.
 func prefixes(nets []net.IPNet) []netip.Prefix {
 	var all []netip.Prefix
 	for _, n := range nets {
 		ip, _ := netip.AddrFromSlice(n.IP)
 		ones, _ := n.Mask.Size()
+		if ip.Is4In6() { // with its mask applied, so there are 96 bits of it at least
+			ip, ones = ip.Unmap(), ones-96
+		}
 		all = append(all, netip.PrefixFrom(ip, ones))
 	}
 	return all

@@ -1,0 +1,66 @@
+package main
+
+import (
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// A wrong flag of a node is a usage error, said before anything starts, one fault a line.
+func TestNodeUsageErrors(t *testing.T) {
+	t.Parallel()
+	for args, want := range map[string][]string{
+		"--prefix bad":                                   {`store: prefix is "bad", want it to begin with "/"`},
+		"--etcd ftp://x":                                 {`store: endpoint "ftp://x": scheme is "ftp", want http or https`},
+		"--etcd x --etcd-user u":                         {"store: etcd user u without a password"},
+		"--etcd-user u":                                  {"store: etcd user u without a password"},
+		"--embedded-etcd-listen 0.0.0.0:2379":            {"embedded etcd: listening on 0.0.0.0:2379, which is not loopback"},
+		"--admin 127.0.0.1:99999":                        {`admin is "127.0.0.1:99999": `},
+		"--prefix bad --listen :x --error-status apache": {"--error-status is", `listen is ":x": `, `store: prefix is "bad"`},
+	} {
+		t.Run(args, func(t *testing.T) {
+			t.Parallel()
+			data := filepath.Join(t.TempDir(), "data")
+			got := try(t, nil, "", append([]string{"node", "--data", data}, strings.Fields(args)...)...)
+			lines := strings.Split(strings.TrimSuffix(got.errors, "\n"), "\n")
+			ok := got.code == exitUsage && len(lines) == len(want)
+			for i := 0; ok && i < len(want); i++ {
+				ok = strings.HasPrefix(lines[i], "roster: "+want[i])
+			}
+			if !ok {
+				t.Errorf("code %d, want %d and %q:\n%s", got.code, exitUsage, want, got.errors)
+			}
+			if _, err := os.Stat(data); !os.IsNotExist(err) {
+				t.Errorf("the data directory: %v", err)
+			}
+		})
+	}
+}
+
+func TestPrefixesOfIPv4AreIPv4HoweverWritten(t *testing.T) {
+	t.Parallel()
+	var nets []net.IPNet
+	var got []string
+	for _, s := range []string{"10.0.0.0/8", "::ffff:10.0.0.0/104", "::ffff:0:0/96", "::ffff:192.0.2.7/128", "fd00::/8", "::/0"} {
+		_, n, err := net.ParseCIDR(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		nets = append(nets, *n)
+	}
+	all := prefixes(nets)
+	for _, p := range all {
+		got = append(got, p.String())
+	}
+	if diff := cmp.Diff([]string{"10.0.0.0/8", "10.0.0.0/8", "0.0.0.0/0", "192.0.2.7/32", "fd00::/8", "::/0"}, got); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+	if !all[1].Contains(netip.MustParseAddr("10.1.2.3")) {
+		t.Error("10.1.2.3 is not in it")
+	}
+}
