@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"time"
 
@@ -47,19 +48,25 @@ type client struct {
 
 func (c *client) add(flags *pflag.FlagSet) {
 	c.etcdFlags.add(flags, []string{"127.0.0.1:2379"}, "etcd")
-	flags.Var(newDuration(&c.timeout, 5*time.Second), "timeout", "how long etcd may take for one request")
+	flags.Var(newDuration(&c.timeout, 5*time.Second), "timeout", "how long etcd may take for one request; 0s is without limit")
 }
 
 // do opens the store and runs f with it.
 func (c *client) do(ctx context.Context, f func(context.Context, *store.Store) error) error {
 	cfg := c.config()
 	cfg.RequestTimeout = c.timeout
+	if c.timeout == 0 {
+		cfg.RequestTimeout = math.MaxInt64 // the store's 0 is its default
+	}
 	s, err := store.Open(cfg)
 	if err != nil {
 		return withCode(exitUsage, err)
 	}
 	defer s.Close()
 	err = f(ctx, s)
+	if errors.Is(err, store.ErrOutcomeUnknown) {
+		return withCode(exitUnavailable, fmt.Errorf("%w; read the key again before you repeat the command: roster get shows what etcd holds", err))
+	}
 	if errors.Is(err, store.ErrUnavailable) {
 		return withCode(exitUnavailable, fmt.Errorf("%w; is etcd running at %s? roster node starts one, --etcd HOST:PORT names another",
 			err, strings.Join(c.endpoints, ",")))

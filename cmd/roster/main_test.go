@@ -92,7 +92,7 @@ func TestCommandsOnEtcd(t *testing.T) {
 		{args: "get backend web-9", code: exitFailed, errs: "roster: there is no backend web-9; roster get backends lists what there is\n"},
 		{args: "put backend web-1 host=h prot=1 port=0", code: exitInvalid, errs: "roster: backends/web-1: prot: is not a field of a backend; did you mean \"port\"?\nroster: backends/web-1: port: is 0, want 1 to 65535\n"},
 		{args: "put backend web-1 -f - --dry-run", stdin: "{\"host\":\"h\"}", out: "backends/web-1 is valid\n"},
-		{args: "put backend web-1 {\"host\":\"10.0.0.9\"} --if-revision 1", code: exitConflict, errs: "roster: store: put backends/web-1: ..."},
+		{args: "put backend web-1 {\"host\":\"10.0.0.9\"} --if-revision 1", code: exitConflict, errs: "roster: store: put: backends/web-1 is at revision 2, want 1\n"},
 		{args: "put backend web-1 {\"host\":\"10.0.0.9\"} --if-revision 2", out: "put backends/web-1 at revision 3\n"},
 		{args: "get backend web-1 --revision 2 -o yaml", out: "backends:\n  web-1:\n    host: \"10.0.0.7\"\n    port: 8080\n    labels:\n      app: web\n"},
 		{args: "put director web-1 type=random backends=web-2", code: exitConflict, errs: "roster: directors/web-1: backends/web-1 has that name, ..."},
