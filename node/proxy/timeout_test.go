@@ -342,6 +342,40 @@ func TestTunnelTimeout(t *testing.T) {
 	})
 }
 
+// TestTunnelWithoutTimeout: neither what was armed before the tunnel nor a
+// beginning Drain ends one that has no limit.
+func TestTunnelWithoutTimeout(t *testing.T) {
+	t.Parallel()
+	inBubble(t, Config{}, `, "tunnel_timeout": "0s"`, nil, func(t *testing.T, p *pipes) {
+		c := p.client()
+		c.send("GET / HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n")
+		b := p.origin()
+		b.head()
+		b.send("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n")
+		c.head()
+		bothWays := func() {
+			t.Helper()
+			c.send("x")
+			expect(t, "at the origin", b.take(1), "x")
+			b.send("y")
+			expect(t, "at the client", c.take(1), "y")
+		}
+		time.Sleep(24 * time.Hour)
+		bothWays()
+		drained := make(chan error)
+		go func() { drained <- p.Drain(t.Context()) }()
+		synctest.Wait()
+		bothWays()
+		time.Sleep(24 * time.Hour)
+		bothWays()
+		b.Close()
+		expect(t, "end", c.rest(), "")
+		if err := <-drained; err != nil {
+			t.Errorf("Drain: %v", err)
+		}
+	})
+}
+
 func TestMinRevisionIsAwaited(t *testing.T) {
 	t.Parallel()
 	const request = "GET / HTTP/1.1\r\nHost: h\r\nX-Min-Revision: 3\r\n\r\n"

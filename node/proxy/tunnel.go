@@ -46,6 +46,7 @@ func (c *client) copyBothWays(link *pool.Conn) {
 	t.last.Store(int64(c.p.now()))
 	c.back.r, c.back.w = 0, 0
 	c.in.r, c.in.w = 0, 0
+	c.conn.SetReadDeadline(time.Time{}) // it was the idle timeout's
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -92,8 +93,10 @@ func (t *traffic) copy(dst io.Writer, src net.Conn, end net.Conn, buf []byte, co
 		case errors.Is(err, io.EOF):
 			half, ok := end.(interface{ CloseWrite() error })
 			return ok && half.CloseWrite() == nil
+		case isTimeout(err) && t.timeout <= 0:
+			src.SetReadDeadline(time.Time{}) // a nudge, which was for a wait that is over
 		case isTimeout(err) && t.p.now()-time.Duration(t.last.Load()) < t.timeout:
-			// The other direction was busy meanwhile.
+			// The other direction was busy meanwhile, or it was a nudge.
 		default:
 			return false
 		}
