@@ -167,7 +167,10 @@ func (c *client) route() exchange.Step {
 		return c.x.Failed(exchange.Failure{Kind: exchange.NoBackend})
 	}
 	route, ref, err := c.table.Match(&c.request, c.x.Client())
-	if err != nil {
+	switch {
+	case errors.Is(err, table.ErrCondition):
+		return c.x.Failed(exchange.Failure{Kind: exchange.Internal, Text: table.ErrCondition.Error()})
+	case err != nil:
 		return c.x.Failed(exchange.Failure{Kind: exchange.BadRequest, Text: "the path is not valid"})
 	}
 	c.ref = ref

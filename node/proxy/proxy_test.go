@@ -647,6 +647,22 @@ func TestRouteEffects(t *testing.T) {
 	expect(t, "body", c.take(5), "moved")
 }
 
+// TestConditionNotComputed: that is no fault of the client's.
+func TestConditionNotComputed(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, Config{}, definitions{
+		"routes/a": `{"when": "true", "respond": {"status": 204}}`,
+	})
+	c := r.dial()
+	for range 2 { // nor a reason to close the connection
+		c.send(get)
+		contains(t, "answer", c.head(), " 500 ", "\r\nProxy-Status: roster; error=proxy_internal_error\r\n")
+		contains(t, "body", c.until("\n"), "the route's condition cannot be computed")
+	}
+	c.send("GET /../x HTTP/1.1\r\nHost: h\r\n\r\n")
+	contains(t, "answer", c.head(), " 400 ")
+}
+
 func TestForwardedFields(t *testing.T) {
 	t.Parallel()
 	o := newOrigin(t)
