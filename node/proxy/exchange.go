@@ -200,16 +200,11 @@ func (c *client) pick() exchange.Step {
 // connect takes a slot and a connection.
 func (c *client) connect() exchange.Step {
 	c.startWait()
-	ctx := c.ctx
-	if c.timeouts.Total > 0 {
-		left := c.left()
-		if left <= 0 {
-			return c.fail(exchange.Failure{Kind: exchange.Late})
-		}
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, left)
-		defer cancel()
+	if c.timeouts.Total > 0 && c.left() <= 0 {
+		return c.fail(exchange.Failure{Kind: exchange.Late})
 	}
+	ctx, cancel := c.limited()
+	defer cancel()
 	if !c.held {
 		if err := c.picked.Runtime.Acquire(ctx); err != nil {
 			return c.fail(c.notConnected(err))
@@ -220,7 +215,16 @@ func (c *client) connect() exchange.Step {
 	return c.dial(ctx)
 }
 
-// dial takes a connection.
+// limited is the context of waits for a backend, with what is left of the route's
+// time for the whole request.
+func (c *client) limited() (context.Context, context.CancelFunc) {
+	if c.timeouts.Total <= 0 {
+		return c.ctx, func() {}
+	}
+	return context.WithTimeout(c.ctx, c.left())
+}
+
+// dial takes a connection. ctx is limited.
 func (c *client) dial(ctx context.Context) exchange.Step {
 	link, err := c.picked.Pool.Get(ctx, pool.Request{
 		ConnectTimeout: c.timeouts.Connect, Fresh: c.x.Fresh(), Unchecked: c.whole,
@@ -276,7 +280,9 @@ func (c *client) send() exchange.Step {
 			// the connection that Get left to RoundTrip, not a try that failed.
 			c.link.Discard()
 			c.link = nil
-			return c.dial(c.ctx)
+			ctx, cancel := c.limited()
+			defer cancel()
+			return c.dial(ctx)
 		}
 		return c.head(n, err)
 	}

@@ -43,7 +43,13 @@ type definitions map[string]string
 
 func newRig(t testing.TB, c Config, defs definitions) *rig {
 	t.Helper()
-	r := &rig{t: t, pools: pool.New(pool.Config{Rules: pool.Rules{}})}
+	return newRigOver(t, pool.Config{}, c, defs)
+}
+
+// newRigOver is newRig with a pool of the test's making.
+func newRigOver(t testing.TB, pools pool.Config, c Config, defs definitions) *rig {
+	t.Helper()
+	r := &rig{t: t, pools: pool.New(pools)}
 	r.applier = table.NewApplier(r.pools)
 	r.apply(defs)
 	c.Table = r.applier.Current

@@ -412,6 +412,40 @@ func TestMinRevisionIsAwaited(t *testing.T) {
 	})
 }
 
+// TestRouteTimeoutAfterStaleConnection: it bounds the second dial as it does the
+// first.
+func TestRouteTimeoutAfterStaleConnection(t *testing.T) {
+	t.Parallel()
+	o := newOrigin(t)
+	dials := 0
+	pools := pool.Config{Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+		if dials++; dials > 1 {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+		return net.Dial(network, address)
+	}}
+	r := newRigOver(t, pools, Config{}, definitions{
+		"backends/a": o.backend(`"connect_timeout": "0s"`),
+		"routes/a":   `{"backend": "a"}`,
+		"routes/b":   `{"match": {"path": "/b"}, "backend": "a", "timeout": "200ms"}`,
+	})
+	c := r.dial()
+	c.send(get)
+	b := o.accept()
+	b.head()
+	b.send(okay)
+	c.head()
+	c.take(5)
+	b.Close()
+	start := time.Now()
+	c.send("GET /b HTTP/1.1\r\nHost: h\r\n\r\n")
+	contains(t, "answer", c.head(), " 504 ", "error=http_response_timeout\r\n")
+	if took := time.Since(start); took < 200*time.Millisecond || took > 5*time.Second {
+		t.Errorf("after %v, want 200ms", took)
+	}
+}
+
 // TestIdleTimeoutOfSockets: sockets are waited for in another way than pipes.
 func TestIdleTimeoutOfSockets(t *testing.T) {
 	t.Parallel()
