@@ -21,6 +21,14 @@
 // that the exchange hands out, and tells what the exchange has to know of it
 // (BodyRead, BodyGone).
 //
+// # Loops
+//
+// A request's Via names this proxy and, in a comment, this process: "1.1 roster
+// (5f3c9a01)". One that comes back with both is a loop, and answered 508. The name
+// alone proves nothing, for an edge tier in front of an inner one has it by
+// default as well; but after 16 of it the request is taken for a loop whose
+// comments somebody drops, as RFC 9110 7.6.3 allows.
+//
 // # Memory
 //
 // Heads borrow: x.Request points into the client's head until the first byte of

@@ -139,6 +139,10 @@ func (x *Exchange) Shrink() {
 	x.Request.Fields, x.Response.Fields = request, response
 }
 
+// maxTiers is how many proxies of our name a request may have passed: far more
+// than there are tiers, few enough for a loop in which somebody drops comments.
+const maxTiers = 16
+
 // check looks at what no backend needs to be asked for.
 func (x *Exchange) check() Step {
 	in := x.in
@@ -148,6 +152,7 @@ func (x *Exchange) check() Step {
 		return x.Failed(Failure{Kind: BadRequest, Status: 501, Text: "CONNECT is not implemented"})
 	}
 	minRevision := x.policy.config.MinRevisionWait > 0
+	tiers := 0
 	for i := range in.Fields {
 		f := &in.Fields[i]
 		switch f.ID {
@@ -156,7 +161,8 @@ func (x *Exchange) check() Step {
 				return x.Failed(Failure{Kind: BadRequest, Text: "Connection names too many fields"})
 			}
 		case message.Via:
-			if names(f.Value, x.policy.pseudo) {
+			n, own := passes(f.Value, x.policy.pseudo, x.policy.comment)
+			if tiers += n; own || tiers > maxTiers {
 				return x.Failed(Failure{Kind: Loop})
 			}
 		case message.Expect:

@@ -54,8 +54,10 @@ func (p *play) send(raw string, route *store.Route, def *store.Backend) string {
 	p.step(p.x.Routed(route, 7), Pick)
 	p.step(p.x.Picked(def), Connect)
 	p.step(p.x.Connected(false), Send)
-	return string(http1.AppendRequest(nil, &p.x.Request))
+	return strings.ReplaceAll(p.sent(), string(p.policy.comment), "(id)")
 }
+
+func (p *play) sent() string { return string(http1.AppendRequest(nil, &p.x.Request)) }
 
 func (p *play) answered(raw string) Step {
 	p.t.Helper()
@@ -116,9 +118,9 @@ func TestRequestFields(t *testing.T) {
 			nil, []string{"Connection", "Keep-Alive", "TE:", "Upgrade", "HTTP2-Settings"}},
 		{"named by Connection", request("Connection: X-Foo, close", "x-foo: 1", "X-Bar: 2"), []string{"X-Bar: 2"}, []string{"foo", "close"}},
 		{"Connection cannot take out what all need", request("Connection: Host, Via, X-Forwarded-For, Cookie, Authorization, Content-Type", "Cookie: c", "Content-Type: t", "Authorization: a"),
-			[]string{"Host: h.test", "Cookie: c", "Content-Type: t", "Authorization: a", "Via: 1.1 roster", "X-Forwarded-For: 192.0.2.1"}, nil},
-		{"Via", request("Via: 1.0 fred"), []string{"Via: 1.0 fred", "Via: 1.1 roster"}, nil},
-		{"Via of 1.0", "GET / HTTP/1.0\r\n\r\n", []string{"Via: 1.0 roster", "Host: backend.test"}, nil},
+			[]string{"Host: h.test", "Cookie: c", "Content-Type: t", "Authorization: a", "Via: 1.1 roster (id)", "X-Forwarded-For: 192.0.2.1"}, nil},
+		{"Via", request("Via: 1.0 fred"), []string{"Via: 1.0 fred", "Via: 1.1 roster (id)"}, nil},
+		{"Via of 1.0", "GET / HTTP/1.0\r\n\r\n", []string{"Via: 1.0 roster (id)", "Host: backend.test"}, nil},
 		{"who the client is", request("X-Forwarded-For: 6.6.6.6", "X-Forwarded-Proto: https", "X-Forwarded-Host: evil", "X-Forwarded-Port: 1", "X-Forwarded-Server: e", "Forwarded: for=6.6.6.6", "X-Request-Id: mine"),
 			[]string{"X-Forwarded-For: 192.0.2.1", "X-Forwarded-Proto: http", "X-Forwarded-Host: h.test", "Forwarded: for=192.0.2.1;host=h.test;proto=http"},
 			[]string{"6.6.6.6", "evil", "X-Forwarded-Port", "X-Forwarded-Server", "mine"}},
@@ -228,7 +230,8 @@ func TestAnswersOfTheProxyItself(t *testing.T) {
 		has             []string
 	}{
 		{"CONNECT", "CONNECT h:80 HTTP/1.1\r\nHost: h:80\r\n\r\n", "501", []string{"Connection: close", "Proxy-Status: roster; error=http_request_error"}},
-		{"loop", "GET / HTTP/1.1\r\nHost: h\r\nVia: 1.1 a, HTTP/1.1 Roster (x)\r\n\r\n", "508", []string{"Proxy-Status: roster; error=proxy_loop_detected"}},
+		{"loop", "GET / HTTP/1.1\r\nHost: h\r\n" + strings.Repeat("Via: 1.1 a, HTTP/1.1 Roster (x)\r\n", 17) + "\r\n", "508",
+			[]string{"Proxy-Status: roster; error=proxy_loop_detected"}},
 		{"expectation", "GET / HTTP/1.1\r\nHost: h\r\nExpect: 200-ok\r\n\r\n", "417", nil},
 		{"TRACE", "TRACE /x HTTP/1.1\r\nHost: h\r\nMax-Forwards: 0\r\nCookie: secret\r\nX: y\r\n\r\n", "200",
 			[]string{"Content-Type: message/http", "TRACE /x HTTP/1.1", "Max-Forwards: 0", "X: y"}},
@@ -245,6 +248,41 @@ func TestAnswersOfTheProxyItself(t *testing.T) {
 				t.Errorf("status %s, want %s", got[9:12], test.want)
 			}
 			check(t, got, test.has, []string{"secret"})
+		})
+	}
+}
+
+// TestLoops: a request that comes back is one, a tier of the same name is none.
+func TestLoops(t *testing.T) {
+	t.Parallel()
+	edge, inner := newPlay(t, Config{}, "192.0.2.1"), newPlay(t, Config{}, "192.0.2.2")
+	edge.send(plainGet, nil, plainBackend)
+	inner.send(edge.sent(), nil, plainBackend)
+	for _, p := range []*play{edge, inner} {
+		p.step(p.begin(inner.sent()), Reply)
+		if got := p.x.Failure(); got != Loop {
+			t.Errorf("came back: %v, want a loop", got)
+		}
+	}
+	own := string(edge.policy.comment)
+	for _, test := range []struct {
+		name, via string
+		want      Step
+	}{
+		{"first of several", "1.1 roster " + own + ", 1.1 roster (00000000), 1.0 cache", Reply},
+		{"last of several", "1.0 cache (a, b), 1.1 roster (00000000),HTTP/1.1\tROSTER\t" + own, Reply},
+		{"of another field", "1.0 cache\r\nVia: 2 roster " + own, Reply},
+		{"without a space", "1.1 roster" + own, Reply},
+		{"another name", "1.1 rooster " + own, Route},
+		{"another process", "1.1 roster (00000000)", Route},
+		{"comments dropped, once", "1.1 roster", Route},
+		{"comments dropped, for ever", strings.Repeat("1.1 roster, ", maxTiers) + "1.1 roster", Reply},
+		{"as many tiers as may be", strings.Repeat("1.1 roster\r\nVia: ", maxTiers-1) + "1.1 roster", Route},
+		{"a comment alone", own, Route},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			edge.t = t
+			edge.step(edge.begin("GET / HTTP/1.1\r\nHost: h\r\nVia: "+test.via+"\r\n\r\n"), test.want)
 		})
 	}
 }

@@ -13,7 +13,7 @@ const (
 	BadBody             // the body's framing is broken
 	ClientTimeout       // the client took too long with head or body
 	ClientGone          // nobody is there to be answered
-	Loop                // this proxy is in Via already
+	Loop                // the request has passed this proxy already
 	Stale               // the revision asked for did not come in time
 	Internal            // this proxy's own fault
 	NoBackend           // none, none healthy, or a dangling reference
@@ -47,7 +47,7 @@ var kindInfo = [kinds]struct {
 	BadBody:        {"bad_body", "http_request_error", "the request's body is not valid", 400, false},
 	ClientTimeout:  {"client_timeout", "http_request_error", "the request took too long", 408, false},
 	ClientGone:     {"client_gone", "", "", 0, false},
-	Loop:           {"loop", "proxy_loop_detected", "this proxy's name is in Via already: a loop, or two tiers with one proxy name", 508, false},
+	Loop:           {"loop", "proxy_loop_detected", "the request has passed this proxy already", 508, false},
 	Stale:          {"stale", "proxy_configuration_error", "the revision asked for is not here yet", 503, false},
 	Internal:       {"internal", "proxy_internal_error", "the proxy failed", 500, false},
 	NoBackend:      {"no_backend", "destination_unavailable", "no healthy backend", 503, true},

@@ -69,25 +69,28 @@ func (n nominated) has(name []byte) bool {
 	return false
 }
 
-// names says whether the value of a Via field has a proxy of the name: each
-// element is received-protocol RWS received-by [ RWS comment ] (RFC 9110 7.6.3).
-// A comment with commas in it cannot hide a proxy, only be taken for one.
-func names(via, pseudo []byte) bool {
+// passes counts the proxies of the name in the value of a Via field: each element
+// is received-protocol RWS received-by [ RWS comment ] (RFC 9110 7.6.3). own says
+// that the comment of one is this process's. A comment with commas in it cannot
+// hide a proxy, only be taken for one.
+func passes(via, pseudo, comment []byte) (n int, own bool) {
 	for {
 		var element []byte
 		if element, via = message.NextToken(via); len(element) == 0 {
-			return false
+			return n, own
 		}
 		at := bytes.IndexAny(element, " \t")
 		if at < 0 {
 			continue
 		}
 		by := bytes.TrimLeft(element[at:], " \t")
+		var rest []byte
 		if end := bytes.IndexAny(by, " \t("); end >= 0 {
-			by = by[:end]
+			by, rest = by[:end], bytes.TrimLeft(by[end:], " \t")
 		}
 		if bytes.EqualFold(by, pseudo) {
-			return true
+			n++
+			own = own || bytes.Equal(rest, comment)
 		}
 	}
 }

@@ -3,6 +3,7 @@ package exchange
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -13,8 +14,8 @@ import (
 // Config is what is the same for every request of a node.
 type Config struct {
 	// ProxyName is what Via and Proxy-Status call this proxy; empty means
-	// "roster". A request whose Via has it already is a loop (508), so two tiers
-	// of proxies need two names.
+	// "roster". Proxies in front of others may have the same name: what tells a
+	// loop (508) from two tiers is in Via's comment, see the package's doc.
 	ProxyName string
 	// TrustedProxies are the peers whose X-Forwarded-*, Forwarded and
 	// X-Request-Id are believed. None by default.
@@ -52,7 +53,9 @@ func (c Config) Validate() error {
 type Policy struct {
 	config   Config
 	pseudo   []byte    // received-by in Via
-	via      [3][]byte // by received version: 1.0, 1.1, 2
+	comment  []byte    // in a request's Via: this process
+	via      [3][]byte // of answers, by received version: 1.0, 1.1, 2
+	onward   [3][]byte // of requests
 	status   []byte    // "roster; error=", what Proxy-Status begins with
 	ids      ids
 	dateMemo atomic.Pointer[date]
@@ -65,8 +68,10 @@ func New(c Config) *Policy {
 	}
 	p := &Policy{config: c, ids: newIDs()}
 	p.pseudo = pseudonym(c.ProxyName)
+	p.comment = []byte("(" + string(p.ids.process[:8]) + ")")
 	for i, version := range []string{"1.0 ", "1.1 ", "2 "} {
 		p.via[i] = append([]byte(version), p.pseudo...)
+		p.onward[i] = slices.Concat(p.via[i], []byte(" "), p.comment)
 	}
 	p.status = append(structured(c.ProxyName), "; error="...)
 	return p

@@ -102,7 +102,7 @@ func (x *Exchange) build() {
 		fields = append(fields, message.New(message.Forwarded, x.since(start)))
 	}
 	fields = append(fields,
-		message.New(message.Via, x.policy.via[min(in.Minor+2*b2u(in.Major > 1), 2)]),
+		message.New(message.Via, x.policy.onward[min(in.Minor+2*b2u(in.Major > 1), 2)]),
 		message.New(message.XRequestID, x.requestID))
 	out.Fields = fields
 	if x.route != nil {

@@ -18,7 +18,7 @@ import (
 // A node joins the parts like this; the changes come from a watcher then.
 func Example() {
 	origin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		fmt.Fprintf(w, "%s %s by way of %s", r.Method, r.URL, r.Header.Get("Via"))
+		fmt.Fprintf(w, "%s %s for %s", r.Method, r.URL, r.Header.Get("X-Forwarded-For"))
 	}))
 	defer origin.Close()
 
@@ -55,6 +55,6 @@ func Example() {
 	// Output:
 	// 503 Service Unavailable: no healthy backend
 	//
-	// GET /hello by way of 1.1 roster
+	// GET /hello for 127.0.0.1
 	// <nil> <nil>
 }

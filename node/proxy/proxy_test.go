@@ -672,7 +672,7 @@ func TestForwardedFields(t *testing.T) {
 	c.send("GET / HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: 1.2.3.4\r\nX-Forwarded-Proto: https\r\nX-Request-Id: mine\r\nVia: 1.0 other\r\n\r\n")
 	contains(t, "request", o.accept().head(),
 		"\r\nX-Forwarded-For: 1.2.3.4, 127.0.0.1\r\n", "\r\nX-Forwarded-Proto: https\r\n", "\r\nX-Forwarded-Host: h\r\n",
-		"\r\nX-Request-Id: mine\r\n", "\r\nVia: 1.0 other\r\n", "\r\nVia: 1.1 roster\r\n")
+		"\r\nX-Request-Id: mine\r\n", "\r\nVia: 1.0 other\r\n", "\r\nVia: 1.1 roster (")
 }
 
 func TestLongBodies(t *testing.T) {
