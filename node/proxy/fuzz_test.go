@@ -62,7 +62,7 @@ type script struct {
 }
 
 // changing is what differs from run to run: times and ids.
-var changing = regexp.MustCompile(`(?m)^(Date|X-Request-Id): .*\r\n`)
+var changing = regexp.MustCompile(`(?m)^(Date|X-Request-Id|Via): .*\r\n`)
 
 // play lets a client send data and collects all it gets until the proxy closes
 // the connection.
