@@ -29,7 +29,15 @@
 // # What a backend can rely on
 //
 // A request is whole or cut off, never ended early in good form. When the client
-// has gone, its request is cancelled within a second or so.
+// has gone, its request is cancelled within a second or so (requests that have
+// waited for 2 s are looked at once a second only).
+//
+// Gone is a client whose stream has ended. One that shuts down its sending side
+// and still waits for the answer (printf | nc -N) looks the same, for TCP tells
+// the two apart only when something is sent; so it gets none either if the backend
+// takes more than half a second, as with nginx and net/http. The other reading
+// would leave every abandoned request at its backend until first_byte_timeout. In
+// tunnels the end of one direction is passed on, and the other goes on.
 //
 // # Bounds
 //
