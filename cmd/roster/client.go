@@ -51,13 +51,18 @@ func (c *client) add(flags *pflag.FlagSet) {
 	flags.Var(newDuration(&c.timeout, 5*time.Second), "timeout", "how long etcd may take for one request; 0s is without limit")
 }
 
+// limit is the time-out with 0, no limit, as a duration: the store's 0 is its default.
+func (c *client) limit() time.Duration {
+	if c.timeout == 0 {
+		return math.MaxInt64
+	}
+	return c.timeout
+}
+
 // do opens the store and runs f with it.
 func (c *client) do(ctx context.Context, f func(context.Context, *store.Store) error) error {
 	cfg := c.config()
-	cfg.RequestTimeout = c.timeout
-	if c.timeout == 0 {
-		cfg.RequestTimeout = math.MaxInt64 // the store's 0 is its default
-	}
+	cfg.RequestTimeout = c.limit()
 	s, err := store.Open(cfg)
 	if err != nil {
 		return withCode(exitUsage, err)

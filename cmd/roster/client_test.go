@@ -3,6 +3,9 @@ package main
 import (
 	"context"
 	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -66,5 +69,11 @@ func TestTimeoutZeroIsNoLimit(t *testing.T) {
 		return err
 	}); err != nil {
 		t.Error(err)
+	}
+	admin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, `{"ready":true}`) }))
+	defer admin.Close()
+	got := try(t, nil, "", "status", "--timeout", "0s", "--etcd", m.Endpoint(), "--admin", admin.Listener.Addr().String())
+	if got.code != exitDone || got.errors != "" {
+		t.Errorf("status: %+v", got)
 	}
 }

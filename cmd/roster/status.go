@@ -40,7 +40,7 @@ and 5 if etcd does not answer.`,
 				return err
 			}
 			var f fleet.Fleet
-			f.Ask(cmd.Context(), admins, c.timeout)
+			f.Ask(cmd.Context(), admins, c.limit())
 			unavailable := c.do(cmd.Context(), func(ctx context.Context, st *store.Store) error { return f.Count(ctx, st) })
 			var err error
 			if format == "json" {
