@@ -109,7 +109,7 @@ environment, and that over the file:
 	f.Var(newDuration(&cfg.DrainDelay, 0), "drain-delay", "how long a node that ends still accepts connections")
 	f.Var(newDuration(&cfg.DrainTimeout, 30*time.Second), "drain-timeout", "how long requests in progress may take when a node ends")
 	f.StringVar(&unknownFields, "unknown-fields", "reject", "a definition with a field that this release does not know: reject, or warn and serve it without")
-	f.StringVar(&cfg.Proxy.ProxyName, "proxy-name", "roster", "what Via and Proxy-Status call this proxy")
+	f.StringVar(&cfg.Proxy.ProxyName, "proxy-name", "roster", "what Via and Proxy-Status call this proxy; nodes in front of others may share it, loops are told by the process")
 	f.IPNetSliceVar(&trusted, "trusted-proxies", nil, "peers whose X-Forwarded-*, Forwarded and X-Request-Id are believed, CIDR,...")
 	f.StringVar(&errorStatus, "error-status", "", "varnish: every failure of a backend is a 503")
 	f.BoolVar(&cfg.Proxy.RevisionHeader, "revision-header", false, "name the revision that routed a request in the field X-Roster-Revision of its answer")
