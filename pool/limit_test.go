@@ -234,6 +234,7 @@ type limitModel struct {
 	max, waitLimit int
 	waitTimeout    time.Duration
 	now            time.Duration
+	failed         bool
 	holding        []int
 	queue          []int
 	until          map[int]time.Duration
@@ -257,7 +258,7 @@ func (m *limitModel) leave(k int, why string) {
 func (m *limitModel) do(s step) {
 	switch s.what {
 	case "set":
-		m.max, m.waitLimit, m.waitTimeout = s.a, s.b, time.Duration(s.c)*time.Second
+		m.max, m.waitLimit, m.waitTimeout, m.failed = s.a, s.b, time.Duration(s.c)*time.Second, false
 		m.admit()
 	case "acquire":
 		i := len(m.outcome)
@@ -265,6 +266,8 @@ func (m *limitModel) do(s step) {
 		case m.max <= 0 || len(m.queue) == 0 && len(m.holding) < m.max:
 			m.outcome = append(m.outcome, "ok")
 			m.holding = append(m.holding, i)
+		case m.failed:
+			m.outcome = append(m.outcome, "sick")
 		case m.waitTimeout > 0 && len(m.queue) < m.waitLimit:
 			m.outcome = append(m.outcome, "waits")
 			m.queue = append(m.queue, i)
@@ -282,6 +285,7 @@ func (m *limitModel) do(s step) {
 			m.leave(s.a%len(m.queue), "cancelled")
 		}
 	case "fail":
+		m.failed = true
 		for len(m.queue) > 0 {
 			m.leave(0, "sick")
 		}
