@@ -24,7 +24,9 @@ func TestReadme(t *testing.T) {
 		t.Fatal(err)
 	}
 	blocks := codeBlocks(string(readme))
-	if len(blocks) != 3 || strings.TrimSpace(blocks[0]) != "make run" || strings.TrimSpace(blocks[1]) != "curl localhost:8080" {
+	// The second line of the first block is what runs this test.
+	if len(blocks) != 3 || !strings.HasPrefix(blocks[0], "make run ") || !strings.Contains(blocks[0], "\nmake test ") ||
+		strings.Count(blocks[0], "\n") != 2 || strings.TrimSpace(blocks[1]) != "curl localhost:8080" {
 		t.Fatalf("README has other commands than this test runs: %q", blocks)
 	}
 
