@@ -64,9 +64,31 @@ type status struct {
 		Connected bool  `json:"connected"`
 		FreshMS   int64 `json:"fresh_ms"` // 0 also for null, before the first time
 	} `json:"etcd"`
-	Rejected []Invalid  `json:"rejected"`
+	Rejected []rejected `json:"rejected"`
 	Dangling []dangling `json:"dangling"`
-	HeldList string     `json:"held_list"`
+	Cycles   []struct {
+		Key    string `json:"key"`
+		Member string `json:"member"`
+	} `json:"cycles"`
+	Warnings []struct {
+		Key      string   `json:"key"`
+		Warnings []string `json:"warnings"`
+	} `json:"warnings"`
+	Ignored  int    `json:"ignored"`
+	HeldList string `json:"held_list"`
+}
+
+// rejected is an invalid value on a node, and what the node serves instead.
+type rejected struct {
+	Invalid
+	InEffect int64 `json:"in_effect"` // a revision; 0: none
+}
+
+func (r rejected) instead() string {
+	if r.InEffect == 0 {
+		return "not served"
+	}
+	return fmt.Sprintf("revision %d is served", r.InEffect)
 }
 
 type dangling struct {
@@ -286,11 +308,22 @@ func (f *Fleet) Write(w io.Writer) error {
 	for _, n := range f.Nodes {
 		for _, r := range n.status.Rejected {
 			for _, err := range r.Errors {
-				fmt.Fprintf(t, "rejected by %s: %s at revision %d: %s\n", n.status.Node, r.Key, r.Revision, err)
+				fmt.Fprintf(t, "rejected by %s: %s at revision %d (%s): %s\n", n.status.Node, r.Key, r.Revision, r.instead(), err)
 			}
 		}
 		for _, d := range n.status.Dangling {
 			fmt.Fprintf(t, "dangling on %s: %s refers to %s, which is not defined\n", n.status.Node, d.Key, d.Missing)
+		}
+		for _, c := range n.status.Cycles {
+			fmt.Fprintf(t, "cycle on %s: %s has the member %s, which leads back to it\n", n.status.Node, c.Key, c.Member)
+		}
+		for _, w := range n.status.Warnings {
+			for _, text := range w.Warnings {
+				fmt.Fprintf(t, "warning on %s: %s: %s\n", n.status.Node, w.Key, text)
+			}
+		}
+		if n.status.Ignored > 0 {
+			fmt.Fprintf(t, "ignored by %s: %d keys under the prefix that are no definitions (is a kind misspelt?)\n", n.status.Node, n.status.Ignored)
 		}
 		if n.status.HeldList != "" {
 			fmt.Fprintf(t, "held by %s: %s\n", n.status.Node, n.status.HeldList)
@@ -317,7 +350,11 @@ func (f *Fleet) writeBackends(w io.Writer) {
 			s.Requests.Total += b.Requests.Total
 			s.Connections.Active += b.Connections.Active
 			s.Connections.Idle += b.Connections.Idle
-			health[b.Name][b.Health.State] = append(health[b.Name][b.Health.State], n.status.Node)
+			state := b.Health.State
+			if b.Health.Admin != "" && b.Health.Admin != "auto" {
+				state += " (operator: " + b.Health.Admin + ")"
+			}
+			health[b.Name][state] = append(health[b.Name][state], n.status.Node)
 		}
 	}
 	if len(sum) == 0 {

@@ -103,7 +103,7 @@ func TestFaultsAreNamed(t *testing.T) {
 func TestWhatNodesRejectIsShown(t *testing.T) {
 	t.Parallel()
 	status := strings.Replace(fine, `"rejected":[],"dangling":[]`,
-		`"rejected":[{"key":"backends/x","revision":5,"errors":["port: is 0","host: is missing"]}],"dangling":[{"key":"directors/d","missing":"web-9"}],"held_list":"empty"`, 1)
+		`"rejected":[{"key":"backends/x","revision":5,"in_effect":3,"errors":["port: is 0","host: is missing"]},{"key":"backends/z","revision":6,"errors":["port: is 2"]}],"dangling":[{"key":"directors/d","missing":"web-9"}],"cycles":[{"key":"directors/d","member":"e"}],"warnings":[{"key":"probes/p","warnings":["is not run"]}],"ignored":2,"held_list":"empty"`, 1)
 	var f fleet.Fleet
 	f.Ask(t.Context(), []string{node(t, status, "")}, time.Minute)
 	f.Etcd.Invalid = []fleet.Invalid{
@@ -115,8 +115,12 @@ func TestWhatNodesRejectIsShown(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		"rejected by a: backends/x at revision 5: port: is 0\n",
-		"rejected by a: backends/x at revision 5: host: is missing\n",
+		"rejected by a: backends/x at revision 5 (revision 3 is served): port: is 0\n",
+		"rejected by a: backends/x at revision 5 (revision 3 is served): host: is missing\n",
+		"rejected by a: backends/z at revision 6 (not served): port: is 2\n",
+		"cycle on a: directors/d has the member e, which leads back to it\n",
+		"warning on a: probes/p: is not run\n",
+		"ignored by a: 2 keys under the prefix",
 		"dangling on a: directors/d refers to web-9, which is not defined\n",
 		"held by a: empty\n",
 		"invalid: backends/y at revision 6: port: is 1\n",
