@@ -1,9 +1,7 @@
 package node
 
 import (
-	"math/bits"
 	"net/http"
-	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -19,34 +17,20 @@ import (
 // some 60 MB.
 const perBackend = 1000
 
-// latency counts durations by powers of two of a microsecond.
-type latency struct {
-	buckets [32]atomic.Uint64 // i: below 2^i us
-	sum     atomic.Int64      // ns
-}
-
-func (l *latency) observe(d time.Duration) {
-	l.buckets[min(bits.Len64(uint64(max(d, 0)/time.Microsecond)), len(l.buckets)-1)].Add(1)
-	l.sum.Add(int64(d))
-}
-
-func (l *latency) metric(desc *prometheus.Desc) prometheus.Metric {
-	buckets := make(map[float64]uint64)
-	var count uint64
-	for i := range l.buckets {
-		count += l.buckets[i].Load()
-		if i < 24 { // 8 s
-			buckets[float64(uint64(1)<<i)/1e6] = count
-		}
-	}
-	return prometheus.MustNewConstHistogram(desc, count, time.Duration(l.sum.Load()).Seconds(), buckets)
+// newApplySeconds counts how long changes take, from 1 us to 8 s by doublings.
+func newApplySeconds() prometheus.Histogram {
+	return prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name:    "roster_apply_duration_seconds",
+		Help:    "From a change's receipt to its table being in effect.",
+		Buckets: prometheus.ExponentialBuckets(1e-6, 2, 24),
+	})
 }
 
 // metrics serves the node's metrics. They are read from the runtime objects at
 // the scrape, so that requests pay for an atomic add and no more.
 func (n *Node) metrics() http.Handler {
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), &collector{node: n})
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), n.applySeconds, &collector{node: n})
 	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
 }
 
@@ -65,7 +49,6 @@ var (
 	connected       = desc("etcd_connected", "1 while a watch is open on the expected history of etcd.")
 	staleness       = desc("etcd_staleness_seconds", "Time since it was last proven that no change was missed.")
 	relists         = desc("etcd_relists_total", "Complete lists of the prefix after the first.")
-	applySeconds    = desc("apply_duration_seconds", "From a change's receipt to its table being in effect.")
 	definitions     = desc("definitions", "Definitions in effect.", "kind")
 	rejected        = desc("definitions_rejected", "Keys whose newest value is not in effect.")
 	ignored         = desc("keys_ignored", "Keys under the prefix that are no definitions.")
@@ -114,13 +97,12 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 
 	t, w := n.Table(), n.watcher.Status()
 	gauge(appliedRevision, float64(t.Revision()))
-	gauge(seenRevision, float64(w.Seen))
+	gauge(seenRevision, float64(n.seen()))
 	flag(connected, w.Connected)
 	if !w.Fresh.IsZero() {
 		gauge(staleness, time.Since(w.Fresh).Seconds())
 	}
 	count(relists, uint64(w.Relists))
-	out <- n.latency.metric(applySeconds)
 	counts := t.Counts()
 	gauge(definitions, float64(counts.Backends), "backends")
 	gauge(definitions, float64(counts.Directors), "directors")

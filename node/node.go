@@ -20,6 +20,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
 	"roster/node/admin"
@@ -50,7 +51,8 @@ type Node struct {
 	admin    net.Addr      // nil for none
 	applied  chan struct{} // closed once the first table is there
 	draining atomic.Bool
-	latency  latency
+
+	applySeconds prometheus.Histogram
 }
 
 // New checks the configuration. It starts nothing.
@@ -58,7 +60,7 @@ func New(c Config) (*Node, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
-	return &Node{config: c.withDefaults(), applied: make(chan struct{})}, nil
+	return &Node{config: c.withDefaults(), applied: make(chan struct{}), applySeconds: newApplySeconds()}, nil
 }
 
 // Run serves until ctx ends and then drains: the node is not ready, after
@@ -262,7 +264,7 @@ func (n *Node) apply(ctx context.Context) error {
 		old := n.Table()
 		t := n.applier.Apply(change)
 		took := time.Since(change.Received)
-		n.latency.observe(took)
+		n.applySeconds.Observe(took.Seconds())
 		if first {
 			close(n.applied)
 		}
@@ -292,6 +294,8 @@ func (n *Node) await(ctx context.Context, revision int64) error {
 	return nil
 }
 
+// seen is the newest revision seen. A table just published is ahead of what its
+// reader has told the watcher.
 func (n *Node) seen() int64 { return max(n.watcher.Status().Seen, n.Table().Revision()) }
 
 // Table is the newest table.
@@ -318,7 +322,7 @@ func (n *Node) Status() admin.Status {
 		Ready:    n.Ready(),
 		Draining: n.draining.Load(),
 		Revision: t.Revision(),
-		Seen:     max(w.Seen, t.Revision()), // a table just published is ahead of what its reader has said
+		Seen:     n.seen(),
 		Digest:   t.Digest().String(),
 		Etcd: admin.Etcd{
 			Connected: w.Connected,

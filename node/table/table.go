@@ -168,11 +168,6 @@ func (t *Table) Routes(under, after string) iter.Seq[*Route] {
 	return values(ordered(t.routes.byName, under, after))
 }
 
-// Probes yields the named probes in name order.
-func (t *Table) Probes(under, after string) iter.Seq[*Definition] {
-	return values(ordered(t.probes, under, after))
-}
-
 // Certificate finds a certificate by name.
 func (t *Table) Certificate(name string) (*store.Certificate, bool) {
 	d, ok := t.certs.Get([]byte(name))
@@ -288,14 +283,6 @@ type DanglingError struct{ Key store.Key }
 
 func (e *DanglingError) Error() string { return fmt.Sprintf("%s is not defined", e.Key) }
 
-// Available says whether new requests may be sent to the name: a backend that
-// is neither none nor at fault, a director with such a member, and no
-// override against it.
-func (t *Table) Available(ref Ref) bool {
-	var trail trail
-	return t.available(ref, &trail)
-}
-
 // trail is the chain of directors being asked, so that a director that leads
 // back to itself is noticed instead of followed.
 type trail struct {
@@ -324,6 +311,9 @@ func (tr *trail) push(ref Ref) bool {
 
 func (tr *trail) pop() { tr.depth-- }
 
+// available says whether new requests may be sent to the name: a backend that is
+// neither none nor at fault, a director with such a member, and no override
+// against it.
 func (t *Table) available(ref Ref, tr *trail) bool {
 	s := t.slots.at(ref)
 	if tr.asked++; s == nil || tr.asked > maxAsked {
