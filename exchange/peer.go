@@ -41,6 +41,14 @@ func (p *Policy) Peer(addr netip.Addr, tls bool) Peer {
 	return peer
 }
 
+// Fork returns a peer of the same connection for exchanges beside those of p: a
+// stream of HTTP/2 has its own.
+func (p *Peer) Fork(policy *Policy) Peer {
+	fork := *p
+	fork.id = policy.ids.connection.Add(1) << requestBits
+	return fork
+}
+
 var (
 	http  = []byte("http")
 	https = []byte("https")
