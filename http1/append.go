@@ -82,7 +82,7 @@ func AppendResponse(dst []byte, r *message.Response, peerMinor uint8) []byte {
 			if f.ID != message.ContentLength || !keepLength {
 				continue
 			}
-			if _, ok := parseLength(f.Value); !ok {
+			if _, ok := ParseLength(f.Value); !ok {
 				continue
 			}
 			keepLength = false
@@ -125,7 +125,7 @@ func AppendChunk(dst []byte, n int) []byte {
 func AppendLastChunk(dst []byte, trailers []message.Field) []byte {
 	dst = append(dst, "0\r\n"...)
 	for i := range trailers {
-		if f := &trailers[i]; !notInTrailer(f.ID) {
+		if f := &trailers[i]; TrailerAllowed(f.ID) {
 			dst = appendField(dst, f)
 		}
 	}

@@ -233,17 +233,17 @@ func (b *Body) readTrailers() *fault {
 	}
 	b.trailers = fields[:0]
 	for _, field := range fields {
-		if !notInTrailer(field.ID) {
+		if TrailerAllowed(field.ID) {
 			b.trailers = append(b.trailers, field)
 		}
 	}
 	return nil
 }
 
-// notInTrailer reports whether a field in a trailer section could be mistaken
-// for one that frames, routes, authenticates or describes the message (RFC 9110
-// section 6.5.1), or is about the connection.
-func notInTrailer(id message.ID) bool {
+// TrailerAllowed reports whether a field may be in a trailer section: not if it
+// could be mistaken for one that frames, routes, authenticates or describes the
+// message (RFC 9110 section 6.5.1), or is about the connection.
+func TrailerAllowed(id message.ID) bool {
 	switch id {
 	case message.ContentLength, message.TransferEncoding, message.Trailer, message.TE,
 		message.Connection, message.KeepAlive, message.ProxyConnection, message.Upgrade, message.HTTP2Settings,
@@ -255,9 +255,9 @@ func notInTrailer(id message.ID) bool {
 		message.Forwarded, message.XForwardedFor, message.XForwardedHost, message.XForwardedPort,
 		message.XForwardedProto, message.XForwardedOther,
 		message.XRequestID, message.XMinRevision, message.XRosterRevision:
-		return true
+		return false
 	}
-	return false
+	return true
 }
 
 func (b *Body) fail(i int, f *fault) (data []byte, n int, event Event, err error) {

@@ -22,7 +22,7 @@ func readFraming(fields []message.Field, minor uint8, response bool) (m framing,
 	for i := range fields {
 		switch value := fields[i].Value; fields[i].ID {
 		case message.ContentLength:
-			n, ok := parseLength(value)
+			n, ok := ParseLength(value)
 			if !ok {
 				return m, faultLength
 			}
@@ -93,8 +93,8 @@ func lastIsChunked(value []byte) bool {
 	return len(first) > 0 && message.EqualFold(last, "chunked") && !message.HasToken(value[:comma], "chunked")
 }
 
-// parseLength reads digits and nothing else, below 2^63.
-func parseLength(b []byte) (n int64, ok bool) {
+// ParseLength reads a Content-Length: digits and nothing else, below 2^63.
+func ParseLength(b []byte) (n int64, ok bool) {
 	if len(b) == 0 {
 		return 0, false
 	}
