@@ -15,6 +15,10 @@ import (
 // Discard. Its methods are for one goroutine at a time, except that one may read
 // while another writes, and either may call Abort.
 //
+// That of a Session is the Session's: it may also be closed, and its deadlines be
+// set, by other goroutines than those that read and write, as with any net.Conn.
+// It does not count; the Session does.
+//
 // Its net.Conn is what is behind it: *net.TCPConn, *net.UnixConn or *tls.Conn. To
 // hand that to something that reads or writes past Conn (splice, an HTTP/2
 // framer), send TakePrologue's bytes first.
@@ -29,6 +33,7 @@ type Conn struct {
 	dst, via  place
 	trip      *roundTrip // made by the first RoundTrip
 	reused    bool
+	session   bool // a Session's
 	unchecked bool // reused, and not looked at by Get
 	aborted   atomic.Bool
 	deadlines [2]deadline
@@ -130,9 +135,10 @@ func (c *Conn) end(orderly bool) {
 			return
 		}
 	}
-	if orderly {
+	switch {
+	case orderly, c.session && c.Conn == c.socket:
 		c.hangUp()
-	} else {
+	default:
 		c.socket.Close()
 	}
 }
@@ -307,18 +313,27 @@ func (c *Conn) early(w way, err error) bool {
 
 // SetDeadline sets both deadlines; those of ArmRead and ArmWrite end.
 func (c *Conn) SetDeadline(t time.Time) error {
-	c.deadlines = [2]deadline{}
+	c.disarm(reading)
+	c.disarm(writing)
 	return c.Conn.SetDeadline(t)
 }
 
 // SetReadDeadline replaces that of ArmRead.
 func (c *Conn) SetReadDeadline(t time.Time) error {
-	c.deadlines[reading] = deadline{}
+	c.disarm(reading)
 	return c.Conn.SetReadDeadline(t)
 }
 
 // SetWriteDeadline replaces that of ArmWrite.
 func (c *Conn) SetWriteDeadline(t time.Time) error {
-	c.deadlines[writing] = deadline{}
+	c.disarm(writing)
 	return c.Conn.SetWriteDeadline(t)
+}
+
+// disarm writes nothing where nothing was armed: then any goroutine may set a
+// deadline while others read and write.
+func (c *Conn) disarm(w way) {
+	if c.deadlines[w] != (deadline{}) {
+		c.deadlines[w] = deadline{}
+	}
 }

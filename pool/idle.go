@@ -132,6 +132,7 @@ func (s *shared) retire() {
 	s.retired = true
 	s.mu.Unlock()
 	closeAll(s.takeAll())
+	s.dismissAll()
 }
 
 func closeAll(conns []*Conn) {
@@ -141,8 +142,8 @@ func closeAll(conns []*Conn) {
 }
 
 // sweep closes idle connections that are over their time, closed by the backend,
-// or lead to an address that is gone. It returns the tick of the next visit, 0
-// if nothing is idle.
+// or lead to an address that is gone, and such sessions. It returns the tick of
+// the next visit, 0 if there is nothing to visit.
 func (s *shared) sweep(now time.Duration) (next int64) {
 	s.mu.Lock()
 	conns := make([]*Conn, 0, s.idle)
@@ -166,12 +167,13 @@ func (s *shared) sweep(now time.Duration) (next int64) {
 		conns = conns[n:]
 	}
 	closeAll(dead)
+	seen, next := s.sweepSessions(now)
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.visit = 0
+	s.visit = s.nextVisitLocked(now, seen, next)
 	if s.idle > 0 {
-		s.visit = tickOf(now) + sweepTicks
+		s.visit = earlier(s.visit, tickOf(now)+sweepTicks)
 		for c := s.newest; c != nil; c = c.older {
 			if c.expires != 0 {
 				s.visit = min(s.visit, max(tickOf(c.expires), tickOf(now))+1)

@@ -38,6 +38,8 @@ type shared struct {
 	retired                bool  // nothing is kept any more
 	opened, reused, closed uint64
 	failed                 uint64
+
+	sessions atomic.Pointer[sessions] // nil until one is asked for
 }
 
 // extra is what only some pools have.
@@ -64,14 +66,14 @@ type Request struct {
 }
 
 // Stats is a pool's state at one moment. Pools of one identity have the same.
-// Opened - Closed == Active + Idle.
+// Opened - Closed == Active + Idle. A session is one connection.
 type Stats struct {
-	Active int // in somebody's hands
+	Active int // in somebody's hands; sessions with an exchange
 	Idle   int
 	Opened uint64 // connections made, those of probes excepted
 	Closed uint64
-	Reused uint64 // times Get returned an idle one
-	Failed uint64 // times Get returned an error
+	Reused uint64 // times Get returned an idle one, GetSession one that was there
+	Failed uint64 // times either returned an error
 }
 
 func newShared(m *Manager, key string, def *store.Backend, deps Deps) *shared {
@@ -86,8 +88,9 @@ func newShared(m *Manager, key string, def *store.Backend, deps Deps) *shared {
 }
 
 // Release ends the use of p. After the last one of an identity the idle
-// connections are closed, and others when they are put back. Get still works:
-// requests may hold an older table. Releasing twice panics.
+// connections are closed, others when they are put back, and sessions with their
+// last exchange. Get and GetSession still work: requests may hold an older table.
+// Releasing twice panics.
 func (p *Pool) Release() {
 	if p.released.Swap(true) {
 		panic("pool: released twice")
@@ -96,11 +99,13 @@ func (p *Pool) Release() {
 }
 
 // Drain sets whether connections are closed as they come back to p. It also
-// closes those idle now, its identity's others' too.
+// closes those idle now, its identity's others' too, and lets sessions end with
+// the exchanges that they have.
 func (p *Pool) Drain(on bool) {
 	p.draining.Store(on)
 	if on {
 		closeAll(p.takeAll())
+		p.dismissAll()
 	}
 }
 
@@ -139,9 +144,21 @@ func (p *Pool) DialProbe(ctx context.Context) (*Conn, error) {
 func (p *Pool) Stats() Stats {
 	s := p.shared
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	return Stats{
+	stats := Stats{
 		Active: int(s.active), Idle: int(s.idle),
 		Opened: s.opened, Closed: s.closed, Reused: s.reused, Failed: s.failed,
 	}
+	sessions := s.sessionsLocked()
+	s.mu.Unlock()
+	for _, x := range sessions {
+		if x.Active() > 0 {
+			stats.Active++
+		} else {
+			stats.Idle++
+		}
+	}
+	if all := s.sessions.Load(); all != nil {
+		stats.Reused += all.reused.Load()
+	}
+	return stats
 }

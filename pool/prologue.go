@@ -47,7 +47,10 @@ func (s *shared) prepare(ctx context.Context, c *Conn, t target, dst netip.AddrP
 		if err != nil {
 			return err
 		}
-		return c.handshake(ctx, t.String(), prologue, config)
+		if err := c.handshake(ctx, t.String(), prologue, config); err != nil {
+			return err
+		}
+		return c.agreed(t.String(), s.def.Protocol)
 	}
 	if len(prologue) > 0 {
 		c.prologue = prologue

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"net"
 	"sync"
 
@@ -34,8 +35,11 @@ func tlsConfig(def *store.Backend, cert *store.Certificate) (*tls.Config, error)
 		InsecureSkipVerify: t.InsecureSkipVerify,
 		MinVersion:         tls.VersionTLS12,
 		NextProtos:         t.ALPN,
-		// One server name, so one session; two lose none while one is replaced.
+		// One server name, so one TLS session; two lose none while one is replaced.
 		ClientSessionCache: tls.NewLRUClientSessionCache(2),
+	}
+	if c.NextProtos == nil && def.Protocol == store.HTTP2 {
+		c.NextProtos = []string{"h2"}
 	}
 	if t.CA != "" {
 		c.RootCAs = x509.NewCertPool()
@@ -80,6 +84,19 @@ func (c *Conn) handshake(ctx context.Context, addr string, prologue []byte, conf
 		return handshakeError(addr, err)
 	}
 	c.Conn = conn
+	return nil
+}
+
+// agreed is an error if the backend would not take protocol for what it is: to
+// one that does not choose h2, HTTP/2 is noise (RFC 9113, section 3.2).
+func (c *Conn) agreed(addr string, protocol store.Protocol) error {
+	if got := c.Protocol(); protocol == store.HTTP2 && got != "h2" {
+		err := errors.New("the backend does not offer h2")
+		if got != "" {
+			err = fmt.Errorf("the backend chose %s, want h2", got)
+		}
+		return &Error{Kind: TLS, Stage: Handshake, Addr: addr, Err: err}
+	}
 	return nil
 }
 
