@@ -1,0 +1,401 @@
+//go:build linux
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// options are the flags.
+type options struct {
+	scenarios   string
+	rounds      int
+	seconds     int
+	connections int
+	idle, fleet int
+	unpinned    bool
+	origin      string
+	roster      string
+	json        string
+	beside      string
+}
+
+const manual = `Peers compares roster with HAProxy and nginx as proxies on loopback: CPU time of a
+request, requests per second, times and memory, and their ratios to HAProxy's by round.
+
+Usage: go run ./bench/peers [flags]
+
+  go run ./bench/peers                              all scenarios, five rounds of 2 s
+  go run ./bench/peers -scenarios a,c -rounds 9     two of them, more rounds
+  go run ./bench/peers -unpinned -origin nginx      as the system places the threads
+  go run ./bench/peers -json all.json               every round's figures, too
+  go run ./bench/peers -scenarios a -rounds 1 -beside 'strace -c -f -p $PIDS'
+                                                    where the cost goes
+
+With make: make bench-peers PEERS="-scenarios a,c". The table goes to standard output,
+progress to standard error. Scenarios:
+
+%s
+Flags:
+`
+
+func main() {
+	if len(os.Args) == 3 && os.Args[1] == "-serve-origin" {
+		var port int
+		fmt.Sscan(os.Args[2], &port)
+		fail(runOrigin(port))
+	}
+	o := parse(os.Args[1:])
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	fail(run(ctx, o, os.Stdout, os.Stderr))
+}
+
+func fail(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "peers:", err)
+		os.Exit(1)
+	}
+}
+
+func parse(args []string) options {
+	var o options
+	f := flag.NewFlagSet("peers", flag.ExitOnError)
+	f.StringVar(&o.scenarios, "scenarios", "abcdefghi", "`letters` of the scenarios to run")
+	f.IntVar(&o.rounds, "rounds", 5, "`number` of rounds, besides one to warm up")
+	f.IntVar(&o.seconds, "seconds", 2, "how long each proxy is loaded in a round, in whole `seconds`")
+	f.IntVar(&o.connections, "connections", 64, "`number` of busy client connections")
+	f.IntVar(&o.idle, "idle", 5000, "`number` of idle connections of scenario h")
+	f.IntVar(&o.fleet, "backends", 10000, "`number` of backends of scenario i")
+	f.BoolVar(&o.unpinned, "unpinned", false, "let the system place all threads, and proxies use all cores")
+	f.StringVar(&o.origin, "origin", "tiny", "`tiny` (a loop of this program) or nginx; scenario i has always tiny")
+	f.StringVar(&o.roster, "roster", "", "the `binary`; none builds it")
+	f.StringVar(&o.json, "json", "", "`file` for all figures of every round; - for standard output instead of the table")
+	f.StringVar(&o.beside, "beside", "", "shell `command` to run beside each proxy in one more round; it has PROXY and PIDS in its environment and gets SIGINT at the end")
+	f.Usage = func() {
+		var list strings.Builder
+		for _, s := range scenarios(o.idle, o.fleet) {
+			fmt.Fprintf(&list, "  %s  %s\n", s.Key, s.Title)
+		}
+		fmt.Fprintf(f.Output(), manual, list.String())
+		f.PrintDefaults()
+	}
+	f.Parse(args)
+	if f.NArg() > 0 {
+		fmt.Fprintf(os.Stderr, "peers: what is %q? See -help\n", f.Arg(0))
+		os.Exit(2)
+	}
+	return o
+}
+
+// check says what is wrong with the options or missing on this machine.
+func (o options) check(chosen []scenario) error {
+	var errs []error
+	for name, v := range map[string]int{"rounds": o.rounds, "seconds": o.seconds, "connections": o.connections, "backends": o.fleet} {
+		if v < 1 {
+			errs = append(errs, fmt.Errorf("-%s is %d, want 1 or more", name, v))
+		}
+	}
+	if o.fleet > 15000 || o.idle < 0 || o.idle > 7000 {
+		errs = append(errs, fmt.Errorf("-backends is %d and -idle %d, want at most 15000 and 7000", o.fleet, o.idle))
+	}
+	if o.origin != "tiny" && o.origin != nginx {
+		errs = append(errs, fmt.Errorf("-origin is %q, want tiny or nginx", o.origin))
+	}
+	if !o.unpinned && runtime.NumCPU() < 2 {
+		errs = append(errs, errors.New("pinning needs two cores: use -unpinned"))
+	}
+	errs = append(errs, programs(chosen)...)
+	var files unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); err == nil && files.Max < descriptors {
+		for _, s := range chosen {
+			if s.fleet > 0 || s.idle > 0 {
+				errs = append(errs, fmt.Errorf("scenario %s needs %d open files, and the hard limit is %d: ulimit -Hn", s.Key, descriptors, files.Max))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// programs says which programs are missing for scenarios.
+func programs(chosen []scenario) (errs []error) {
+	packages := map[string]string{haproxy: haproxy, nginx: "nginx-light", "wrk": "wrk"}
+	if slices.ContainsFunc(chosen, func(s scenario) bool { return s.h2 }) {
+		packages["h2load"] = "nghttp2-client"
+	}
+	// Debian keeps servers where only root's PATH looks.
+	os.Setenv("PATH", os.Getenv("PATH")+":/usr/sbin:/usr/local/sbin")
+	for name, pkg := range packages {
+		if _, err := exec.LookPath(name); err != nil {
+			errs = append(errs, fmt.Errorf("%s is missing: apt-get install %s", name, pkg))
+		}
+	}
+	return errs
+}
+
+// run does all of it and ends what it started.
+func run(ctx context.Context, o options, out, progress io.Writer) (err error) {
+	chosen, err := choose(scenarios(o.idle, o.fleet), o.scenarios)
+	if err != nil {
+		return err
+	}
+	if err := o.check(chosen); err != nil {
+		return err
+	}
+	// Each start and each round is bounded, too: this is for what nobody thought of.
+	loads := len(chosen) * (o.rounds + 2) * len(kinds)
+	ctx, cancel := context.WithTimeoutCause(ctx, 3*time.Minute+time.Duration(loads*(2*o.seconds+5))*time.Second, errors.New("it takes far too long"))
+	defer cancel()
+
+	dir, err := os.MkdirTemp("", "roster-peers-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	l := &lab{processes: newProcesses(dir, !o.unpinned), origins: o.origin, pem: filepath.Join(dir, "pem")}
+	fmt.Fprintln(progress, "building roster and starting its etcd")
+	if err := l.buildRoster(ctx, o.roster); err != nil {
+		return err
+	}
+	if err := writeCertificate(l.pem); err != nil {
+		return err
+	}
+	if !o.unpinned {
+		if err := pinSelf(); err != nil {
+			return err
+		}
+	}
+	defer l.end()
+	if err := l.startEtcd(ctx); err != nil {
+		return err
+	}
+	etcd := slices.Clone(l.running)
+	all := report{Began: time.Now(), Machine: machine(), Programs: versions(l.roster), Pinned: !o.unpinned, Origin: o.origin,
+		Rounds: o.rounds, Seconds: o.seconds, Connections: o.connections, Load: []string{loadAverage()}}
+	for _, s := range chosen {
+		r, err := o.measure(ctx, l, s, progress)
+		if err != nil {
+			return fmt.Errorf("scenario %s: %w", s.Key, err)
+		}
+		all.Results = append(all.Results, r)
+		l.end(slices.DeleteFunc(slices.Clone(l.running), func(q *process) bool { return q.in(etcd) })...)
+	}
+	all.Load = append(all.Load, loadAverage())
+	return all.write(o, out)
+}
+
+// measure runs one scenario.
+func (o options) measure(ctx context.Context, l *lab, s scenario, progress io.Writer) (r result, err error) {
+	r = result{Scenario: s.Key, Title: s.Title, Aim: s.Aim, Against: haproxy}
+	if s.fleet > 0 {
+		r.Against = single
+	}
+	fmt.Fprintf(progress, "%s: %s\n", s.Key, s.Title)
+	if s.tls && !l.tls {
+		fmt.Fprintln(progress, "   this roster has no listeners with TLS: without it")
+	}
+	g, err := newGenerator(l.processes, s, o.connections, o.seconds)
+	if err != nil {
+		return r, err
+	}
+	proxies, err := l.start(ctx, s)
+	if err != nil {
+		return r, err
+	}
+	for _, p := range proxies {
+		r.Series = append(r.Series, series{Proxy: p.name})
+	}
+	for n := range o.rounds + 1 {
+		line := fmt.Sprintf("   round %d of %d:", n, o.rounds)
+		if n == 0 {
+			line = "   to warm up:"
+		}
+		for k := range proxies {
+			i := (k + n) % len(proxies)
+			one, err := g.measure(ctx, proxies[i], "")
+			if err != nil {
+				return r, err
+			}
+			line += fmt.Sprintf("  %s %.1f us", proxies[i].name, one.CPU)
+			if n > 0 {
+				r.Series[i].Rounds = append(r.Series[i].Rounds, one)
+			}
+		}
+		fmt.Fprintln(progress, line)
+	}
+	for _, p := range proxies {
+		if o.beside != "" {
+			one, err := g.measure(ctx, p, o.beside)
+			if err != nil {
+				return r, err
+			}
+			fmt.Fprintf(progress, "   beside %s, which answered %d requests:\n%s\n", p.name, one.Requests, one.beside)
+		}
+	}
+	r.compare()
+	return r, nil
+}
+
+// measure loads a proxy for one round, with a command beside it if there is one.
+func (g *generator) measure(ctx context.Context, p *proxy, beside string) (r round, err error) {
+	if g.idle > 0 {
+		closing, err := openIdle(ctx, p.plain, g.idle)
+		if err != nil {
+			return r, err
+		}
+		defer func() {
+			closing()
+			time.Sleep(300 * time.Millisecond) // the proxy notices, before the next is measured
+		}()
+		time.Sleep(300 * time.Millisecond)
+	}
+	end := func() string { return "" }
+	if beside != "" {
+		if end, err = g.watch(p, beside); err != nil {
+			return r, err
+		}
+	}
+	before, err := p.process.usage()
+	if err != nil {
+		return r, err
+	}
+	resident := make(chan int64)
+	go func() {
+		time.Sleep(time.Duration(g.seconds) * time.Second * 3 / 4)
+		resident <- p.process.resident()
+	}()
+	l, err := g.run(ctx, p, g.seconds)
+	r.Resident = float64(<-resident)
+	r.beside = end()
+	if err != nil {
+		return r, err
+	}
+	after, err := p.process.usage()
+	if err != nil {
+		return r, err
+	}
+	of := func(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e3 / float64(l.requests) }
+	r.Requests = l.requests
+	r.System = of(after.system - before.system)
+	r.CPU = r.System + of(after.user-before.user)
+	r.Rate = float64(l.requests) / l.took.Seconds()
+	r.P50, r.P99 = float64(l.p50.Microseconds()), float64(l.p99.Microseconds())
+	return r, nil
+}
+
+// watch starts a command beside a proxy and returns how to end it, with what it said.
+func (g *generator) watch(p *proxy, command string) (end func() string, err error) {
+	var ids []string
+	for _, id := range p.process.ids() {
+		ids = append(ids, fmt.Sprint(id))
+	}
+	cmd := exec.Command("sh", "-c", command)
+	cmd.Env = append(environment(), "PROXY="+p.name, "PIDS="+strings.Join(ids, ","))
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
+	cmd.WaitDelay = time.Second
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := g.spawn(otherCore, cmd); err != nil {
+		return nil, err
+	}
+	time.Sleep(500 * time.Millisecond) // it finds all threads
+	return func() string {
+		syscall.Kill(-cmd.Process.Pid, syscall.SIGINT)
+		late := time.AfterFunc(20*time.Second, func() { syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) })
+		defer late.Stop()
+		cmd.Wait()
+		return out.String()
+	}, nil
+}
+
+// report is all that is put out.
+type report struct {
+	Began       time.Time `json:"began"`
+	Machine     string    `json:"machine"`
+	Programs    []string  `json:"programs"`
+	Pinned      bool      `json:"pinned"`
+	Origin      string    `json:"origin"`
+	Rounds      int       `json:"rounds"`
+	Seconds     int       `json:"seconds"`
+	Connections int       `json:"connections"`
+	Load        []string  `json:"load_averages"` // at the beginning, at the end
+	Results     []result  `json:"results"`
+}
+
+func (a *report) write(o options, out io.Writer) error {
+	text, err := json.MarshalIndent(a, "", "  ")
+	if err != nil {
+		return err
+	}
+	text = append(text, '\n')
+	switch o.json {
+	case "":
+	case "-":
+		_, err := out.Write(text)
+		return err
+	default:
+		if err := os.WriteFile(o.json, text, 0o644); err != nil {
+			return err
+		}
+	}
+	where := "proxy on core 0, load and origin on core 1"
+	if !a.Pinned {
+		where = "not pinned"
+	}
+	fmt.Fprintf(out, "%s; %s\n%s; %s; origin: %s; %d rounds of %d s; %d connections; load average %s before, %s after\n",
+		a.Began.Format(time.DateTime), a.Machine, strings.Join(a.Programs, ", "), where, a.Origin, a.Rounds, a.Seconds, a.Connections, a.Load[0], a.Load[1])
+	fmt.Fprintln(out, "Medians (least..most) of the rounds; ratios are by round.")
+	for i := range a.Results {
+		a.Results[i].table(out)
+	}
+	summary(out, a.Results, a.Pinned)
+	return nil
+}
+
+func machine() string {
+	model := "?"
+	info, _ := os.ReadFile("/proc/cpuinfo")
+	for line := range strings.Lines(string(info)) {
+		if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
+			model = strings.TrimSpace(value)
+		}
+	}
+	var u unix.Utsname
+	unix.Uname(&u)
+	return fmt.Sprintf("%d cores of %s, Linux %s", runtime.NumCPU(), model, unix.ByteSliceToString(u.Release[:]))
+}
+
+func versions(binary string) []string {
+	list := []string{runtime.Version()}
+	for _, command := range [][]string{{binary, "version"}, {haproxy, "-v"}, {nginx, "-v"}, {"wrk", "-v"}} {
+		out, _ := exec.Command(command[0], command[1:]...).CombinedOutput() // wrk -v fails
+		line, _, _ := strings.Cut(string(out), "\n")
+		line, _, _ = strings.Cut(line, " - ")
+		line, _, _ = strings.Cut(line, " [")
+		list = append(list, line)
+	}
+	return list
+}
+
+func loadAverage() string {
+	text, _ := os.ReadFile("/proc/loadavg")
+	first, _, _ := strings.Cut(string(text), " ")
+	return first
+}

@@ -1,0 +1,144 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+)
+
+// startEtcd starts the etcd for all nodes: a node that does nothing else, on the core
+// that is not measured.
+func (l *lab) startEtcd(ctx context.Context) error {
+	listen, err := freeAddress()
+	if err != nil {
+		return err
+	}
+	if l.etcd, err = freeAddress(); err != nil {
+		return err
+	}
+	admin, err := freeAddress()
+	if err != nil {
+		return err
+	}
+	peer := []string{"node", "--listen", listen, "--admin", admin, "--data", l.path("etcd"), "--embedded-etcd-listen", l.etcd}
+	q, err := l.processes.start(otherCore, "etcd", l.roster, peer...)
+	if err != nil {
+		return err
+	}
+	return q.wait(ctx, func() error { return ready(ctx, admin) })
+}
+
+func ready(ctx context.Context, admin string) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+admin+"/readyz", nil)
+	if err != nil {
+		return err
+	}
+	answer, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return err
+	}
+	answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		return fmt.Errorf("/readyz: %s", answer.Status)
+	}
+	return nil
+}
+
+// startRoster starts a node with definitions of its own.
+func (l *lab) startRoster(ctx context.Context, p *proxy, s scenario) error {
+	prefix := "/" + strings.ReplaceAll(p.plain, ":", "-") + "/"
+	if err := l.put(ctx, definitions(prefix, p.origin, s.fleet)); err != nil {
+		return err
+	}
+	admin, err := freeAddress()
+	if err != nil {
+		return err
+	}
+	args := []string{"node", "--etcd", l.etcd, "--prefix", prefix, "--listen", p.plain, "--admin", admin, "--log-level", "warn"}
+	if l.tls {
+		args = append(args, "--listen", "tls://"+p.tls, "--tls-cert", l.pem, "--tls-key", l.pem)
+	}
+	if p.process, err = l.processes.start(proxyCore, p.name, l.roster, args...); err != nil {
+		return err
+	}
+	return p.process.wait(ctx, func() error { return ready(ctx, admin) })
+}
+
+// definitions are keys and values for one backend with a route, or for a fleet.
+func definitions(prefix, origin string, fleet int) (kvs [][2]string) {
+	_, port, _ := net.SplitHostPort(origin)
+	backend := func(name, address, match string) {
+		kvs = append(kvs,
+			[2]string{prefix + "backends/" + name, fmt.Sprintf(`{"host":%q,"port":%s,"max_connections":5000,"wait_limit":100,"wait_timeout":"1s"}`, address, port)},
+			[2]string{prefix + "routes/" + name, fmt.Sprintf(`{"match":{"host":%q},"backend":%q}`, match, name)})
+	}
+	if fleet == 0 {
+		backend("origin", "127.0.0.1", "*.test")
+		return append(kvs, [2]string{prefix + "routes/bench", fmt.Sprintf(`{"match":{"host":%q},"backend":"origin"}`, host)})
+	}
+	for i := range fleet {
+		backend(fmt.Sprintf("b%d", i+1), fleetAddress(i+1), fleetHost(i+1))
+	}
+	return kvs
+}
+
+// put puts keys, as many at once as etcd takes.
+func (l *lab) put(ctx context.Context, kvs [][2]string) error {
+	c, err := clientv3.New(clientv3.Config{Endpoints: []string{l.etcd}, DialTimeout: 10 * time.Second, Logger: zap.NewNop()})
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	const atOnce = 4096 // of roster's own etcd
+	for len(kvs) > 0 {
+		var ops []clientv3.Op
+		for _, kv := range kvs[:min(len(kvs), atOnce)] {
+			ops = append(ops, clientv3.OpPut(kv[0], kv[1]))
+		}
+		kvs = kvs[len(ops):]
+		if _, err := c.Txn(ctx).Then(ops...).Commit(); err != nil {
+			return fmt.Errorf("put definitions: %w", err)
+		}
+	}
+	return nil
+}
+
+// buildRoster builds the binary, unless one is given, and finds out what it can do.
+func (l *lab) buildRoster(ctx context.Context, binary string) error {
+	if binary == "" {
+		binary = l.path("roster")
+		root, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", "roster").Output()
+		if err != nil {
+			return fmt.Errorf("run this in roster's source tree, or name a binary with -roster: %w", err)
+		}
+		build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", binary, "./cmd/roster")
+		build.Dir = strings.TrimSpace(string(root))
+		if out, err := build.CombinedOutput(); err != nil {
+			return fmt.Errorf("go build: %w\n%s", err, out)
+		}
+	}
+	var err error
+	if l.roster, err = filepath.Abs(binary); err != nil {
+		return err
+	}
+	help, err := exec.CommandContext(ctx, l.roster, "node", "--help").CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%s node --help: %w", l.roster, err)
+	}
+	l.tls = strings.Contains(string(help), "--tls-cert")
+	return nil
+}
