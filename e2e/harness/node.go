@@ -79,6 +79,14 @@ func (n *Node) Start() {
 	n.Process = StartProcess(n.t, name, Roster(n.t), append(args, n.config.Args...), n.config.Env)
 }
 
+// For is the same node for a subtest, which must fail itself and not its parent.
+func (n *Node) For(t testing.TB) *Node {
+	node, process := *n, *n.Process
+	node.t, process.t = t, t
+	node.Process = &process
+	return &node
+}
+
 // Restart starts the node again after it was killed or ended, and waits until it is
 // ready.
 func (n *Node) Restart() {

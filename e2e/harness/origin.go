@@ -46,10 +46,7 @@ func StartOrigin(t testing.TB, name string) *Origin {
 // Start starts the origin again after Stop, at the same address.
 func (o *Origin) Start() {
 	o.t.Helper()
-	l, err := net.Listen("tcp", o.address)
-	if err != nil {
-		o.t.Fatal(err)
-	}
+	l := listen(o.t, "tcp", o.address)
 	s := &http.Server{Handler: http.HandlerFunc(o.serve), ConnState: o.connState}
 	served := make(chan struct{})
 	o.mu.Lock()

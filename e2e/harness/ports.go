@@ -1,10 +1,12 @@
 package harness
 
 import (
+	"errors"
 	"math/rand/v2"
 	"net"
 	"strconv"
 	"sync"
+	"syscall"
 	"testing"
 )
 
@@ -44,6 +46,23 @@ func FreePort(t testing.TB) int {
 
 // Loopback is the address of a port on 127.0.0.1.
 func Loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
+
+// listen listens at an address. One that FreePort has just tried may be in use for a
+// moment more: by a child that was started meanwhile, until it has closed what it
+// inherited.
+func listen(t testing.TB, network, address string) net.Listener {
+	t.Helper()
+	var l net.Listener
+	state, ok := poll(WaitLimit, func() (bool, any) {
+		var err error
+		l, err = net.Listen(network, address)
+		return !errors.Is(err, syscall.EADDRINUSE), err
+	})
+	if l == nil || !ok {
+		t.Fatalf("listen: %s", describe(state))
+	}
+	return l
+}
 
 // FreeAddress is Loopback of a FreePort.
 func FreeAddress(t testing.TB) string {
