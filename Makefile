@@ -13,10 +13,10 @@ build: export CGO_ENABLED := 0
 test e2e: export CGO_ENABLED := $(if $(CC_FOUND),1,0)
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test check fmt lint bench fuzz e2e
+.PHONY: help build run test check fmt lint bench bench-peers fuzz e2e
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## Build bin/roster, one static binary
 	$(GO) build -trimpath -ldflags '-s -w -X main.release=$(VERSION)' -o $(BIN) ./cmd/roster
@@ -40,6 +40,9 @@ fmt: ## Format all Go files
 
 bench: ## Run all benchmarks
 	$(GO) test -run '^$$' -bench . ./...
+
+bench-peers: ## Compare with HAProxy and nginx side by side; PEERS=-help lists its flags
+	$(GO) run ./bench/peers $(PEERS)
 
 fuzz: ## Run every fuzz target for FUZZTIME (10s, or a number of inputs: 5000x)
 	@set -e; for pkg in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n 1 dirname | sort -u); do \

@@ -1,5 +1,6 @@
 // Package bench measures the built roster from outside: real processes, a real
-// etcd, real sockets. It has no code of its own, only benchmarks:
+// etcd, real sockets. It has no code of its own, only benchmarks; how roster compares
+// with other proxies is told by the program in peers.
 //
 //	go test -run '^$' -bench . -timeout 20m ./bench
 //

@@ -56,8 +56,11 @@ progress to standard error. Scenarios:
 Flags:
 `
 
+// serveOrigin is the argument, before a port, that makes this program the origin.
+const serveOrigin = "-serve-origin"
+
 func main() {
-	if len(os.Args) == 3 && os.Args[1] == "-serve-origin" {
+	if len(os.Args) == 3 && os.Args[1] == serveOrigin {
 		var port int
 		fmt.Sscan(os.Args[2], &port)
 		fail(runOrigin(port))
@@ -78,14 +81,14 @@ func fail(err error) {
 func parse(args []string) options {
 	var o options
 	f := flag.NewFlagSet("peers", flag.ExitOnError)
-	f.StringVar(&o.scenarios, "scenarios", "abcdefghi", "`letters` of the scenarios to run")
+	f.StringVar(&o.scenarios, "scenarios", "abcdefghij", "`letters` of the scenarios to run")
 	f.IntVar(&o.rounds, "rounds", 5, "`number` of rounds, besides one to warm up")
 	f.IntVar(&o.seconds, "seconds", 2, "how long each proxy is loaded in a round, in whole `seconds`")
 	f.IntVar(&o.connections, "connections", 64, "`number` of busy client connections")
 	f.IntVar(&o.idle, "idle", 5000, "`number` of idle connections of scenario h")
-	f.IntVar(&o.fleet, "backends", 10000, "`number` of backends of scenario i")
+	f.IntVar(&o.fleet, "backends", 10000, "`number` of backends of scenarios i and j")
 	f.BoolVar(&o.unpinned, "unpinned", false, "let the system place all threads, and proxies use all cores")
-	f.StringVar(&o.origin, "origin", "tiny", "`tiny` (a loop of this program) or nginx; scenario i has always tiny")
+	f.StringVar(&o.origin, "origin", "tiny", "`tiny` (a loop of this program) or nginx; scenarios i and j have always tiny")
 	f.StringVar(&o.roster, "roster", "", "the `binary`; none builds it")
 	f.StringVar(&o.json, "json", "", "`file` for all figures of every round; - for standard output instead of the table")
 	f.StringVar(&o.beside, "beside", "", "shell `command` to run beside each proxy in one more round; it has PROXY and PIDS in its environment and gets SIGINT at the end")
@@ -134,14 +137,16 @@ func (o options) check(chosen []scenario) error {
 	return errors.Join(errs...)
 }
 
+// morePath is where Debian keeps servers and only root's PATH looks.
+const morePath = ":/usr/local/sbin:/usr/sbin"
+
 // programs says which programs are missing for scenarios.
 func programs(chosen []scenario) (errs []error) {
 	packages := map[string]string{haproxy: haproxy, nginx: "nginx-light", "wrk": "wrk"}
 	if slices.ContainsFunc(chosen, func(s scenario) bool { return s.h2 }) {
 		packages["h2load"] = "nghttp2-client"
 	}
-	// Debian keeps servers where only root's PATH looks.
-	os.Setenv("PATH", os.Getenv("PATH")+":/usr/sbin:/usr/local/sbin")
+	os.Setenv("PATH", os.Getenv("PATH")+morePath)
 	for name, pkg := range packages {
 		if _, err := exec.LookPath(name); err != nil {
 			errs = append(errs, fmt.Errorf("%s is missing: apt-get install %s", name, pkg))
@@ -225,10 +230,16 @@ func (o options) measure(ctx context.Context, l *lab, s scenario, progress io.Wr
 	for n := range o.rounds + 1 {
 		line := fmt.Sprintf("   round %d of %d:", n, o.rounds)
 		if n == 0 {
-			line = "   to warm up:"
+			line = "   warmed up"
 		}
 		for k := range proxies {
 			i := (k + n) % len(proxies)
+			if n == 0 && s.fleet > 0 {
+				if err := g.visitAll(ctx, proxies[i]); err != nil {
+					return r, err
+				}
+				continue
+			}
 			one, err := g.measure(ctx, proxies[i], "")
 			if err != nil {
 				return r, err
@@ -253,10 +264,23 @@ func (o options) measure(ctx context.Context, l *lab, s scenario, progress io.Wr
 	return r, nil
 }
 
+// visitAll loads a proxy until all of a fleet were asked twice, so that each has its
+// connection.
+func (g *generator) visitAll(ctx context.Context, p *proxy) error {
+	for left := 2 * g.fleet; left > 0; {
+		l, err := g.run(ctx, p, g.seconds)
+		if err != nil {
+			return err
+		}
+		left -= l.requests
+	}
+	return nil
+}
+
 // measure loads a proxy for one round, with a command beside it if there is one.
 func (g *generator) measure(ctx context.Context, p *proxy, beside string) (r round, err error) {
 	if g.idle > 0 {
-		closing, err := openIdle(ctx, p.plain, g.idle)
+		closing, err := openIdle(ctx, p.address, g.idle)
 		if err != nil {
 			return r, err
 		}

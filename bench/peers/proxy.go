@@ -14,18 +14,18 @@ import (
 
 // A proxy is one of those that are compared, started for one scenario.
 type proxy struct {
-	name       string
-	process    *process
-	plain, tls string // addresses
-	origin     string // where its origin listens
+	name    string
+	process *process
+	address string // where it listens
+	origin  string // where its origin listens
 }
 
 // url is what a scenario asks it for.
 func (p *proxy) url(s scenario) string {
 	if s.tls {
-		return "https://" + p.tls + s.path
+		return "https://" + p.address + s.path
 	}
-	return "http://" + p.plain + s.path
+	return "http://" + p.address + s.path
 }
 
 // kind is how to start a proxy.
@@ -74,10 +74,7 @@ func (l *lab) start(ctx context.Context, s scenario) ([]*proxy, error) {
 		}
 		p := &proxy{name: k.name}
 		var err error
-		if p.plain, err = freeAddress(); err != nil {
-			return nil, err
-		}
-		if p.tls, err = freeAddress(); err != nil {
+		if p.address, err = freeAddress(); err != nil {
 			return nil, err
 		}
 		if p.origin, err = l.startOrigin(ctx, asked); err != nil {
@@ -115,7 +112,7 @@ func (l *lab) startOrigin(ctx context.Context, s scenario) (string, error) {
 	if l.origins == nginx && s.fleet == 0 { // nginx would need 10,000 listeners
 		q, err = l.startNginxOrigin(port)
 	} else {
-		q, err = l.processes.start(otherCore, "origin", "/proc/self/exe", "-serve-origin", port)
+		q, err = l.processes.start(otherCore, "origin", "/proc/self/exe", serveOrigin, port)
 	}
 	if err != nil {
 		return "", err
@@ -186,13 +183,7 @@ const descriptors = 16000
 
 func (l *lab) startNginx(_ context.Context, p *proxy, s scenario) (err error) {
 	var b strings.Builder
-	fmt.Fprintf(&b, `
-  ssl_protocols TLSv1.3;
-  ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256;
-  ssl_ecdh_curve X25519;
-  ssl_certificate %[1]s;
-  ssl_certificate_key %[1]s;
-  http2_max_concurrent_streams 128;
+	b.WriteString(`
   server_names_hash_max_size 65536;
   proxy_http_version 1.1;
   proxy_set_header Connection "";
@@ -202,47 +193,56 @@ func (l *lab) startNginx(_ context.Context, p *proxy, s scenario) (err error) {
   proxy_read_timeout 60s;
   proxy_send_timeout 60s;
   proxy_max_temp_file_size 0;
+`)
+	listen := p.address
+	if s.tls {
+		listen = p.address + " ssl http2"
+		fmt.Fprintf(&b, `
+  ssl_protocols TLSv1.3;
+  ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256;
+  ssl_ecdh_curve X25519;
+  ssl_certificate %[1]s;
+  ssl_certificate_key %[1]s;
+  http2_max_concurrent_streams 128;
 `, l.pem)
+	}
 	_, port, _ := net.SplitHostPort(p.origin)
 	backend := func(name, host, address string, kept int) {
 		fmt.Fprintf(&b, `
   upstream %[1]s { server %[3]s; keepalive %[4]d; keepalive_requests 1000000000; }
   server {
-    listen %[5]s backlog=4096;
-    listen %[6]s ssl http2 backlog=4096;
+    listen %[5]s;
     server_name %[2]s;
     location / { proxy_pass http://%[1]s; }
-  }`, name, host, address, kept, p.plain, p.tls)
+  }`, name, host, address, kept, listen)
 	}
 	if s.fleet == 0 {
 		backend("origin", "_", p.origin, 512)
 	}
 	for i := range s.fleet {
-		backend(fmt.Sprintf("b%d", i+1), fleetHost(i+1), net.JoinHostPort(fleetAddress(i+1), port), 4)
+		backend(fmt.Sprintf("b%d", i+1), fleetHost(i+1), net.JoinHostPort(s.fleetAddress(i+1), port), 4)
 	}
-	conf := b.String()
-	if s.fleet > 0 {
-		// Options of a listener may be given only once.
-		first := strings.Index(conf, "backlog=4096;\n    server_name") + len("backlog=4096;\n    server_name")
-		conf = conf[:first] + strings.ReplaceAll(conf[first:], " backlog=4096", "")
-	}
-	p.process, err = l.nginx(proxyCore, "nginx-proxy-"+s.Key, conf)
+	p.process, err = l.nginx(proxyCore, "nginx-proxy-"+s.Key, b.String())
 	return err
 }
 
 func (l *lab) startHAProxy(_ context.Context, p *proxy, s scenario) (err error) {
-	threads, splice := "", ""
+	threads, splice, listen := "", "", p.address
 	if l.pinned {
 		threads = "nbthread 1"
 	}
 	if s.splice {
 		splice = "option splice-response"
 	}
+	if s.tls {
+		listen = fmt.Sprintf("%s ssl crt %s curves X25519 alpn h2,http/1.1", p.address, l.pem)
+	}
 	var b strings.Builder
 	fmt.Fprintf(&b, `
 global
   %s
   maxconn 7500
+  maxpipes 256
   fd-hard-limit %d
   tune.pool-high-fd-ratio 90
   tune.pool-low-fd-ratio 80
@@ -257,11 +257,11 @@ defaults
   timeout http-keep-alive 300s
   option forwardfor
   http-reuse always
+  default-server pool-purge-delay 60s
   %s
 frontend f
-  bind %s backlog 4096
-  bind %s backlog 4096 ssl crt %s curves X25519 alpn h2,http/1.1
-`, threads, descriptors, splice, p.plain, p.tls, l.pem)
+  bind %s
+`, threads, descriptors, splice, listen)
 	_, port, _ := net.SplitHostPort(p.origin)
 	if s.fleet == 0 {
 		fmt.Fprintf(&b, "  default_backend origin\nbackend origin\n  server s %s\n", p.origin)
@@ -271,7 +271,7 @@ frontend f
 		var m strings.Builder
 		for i := range s.fleet {
 			fmt.Fprintf(&m, "%s b%d\n", fleetHost(i+1), i+1)
-			fmt.Fprintf(&b, "backend b%d\n  server s %s:%s\n", i+1, fleetAddress(i+1), port)
+			fmt.Fprintf(&b, "backend b%d\n  server s %s:%s\n", i+1, s.fleetAddress(i+1), port)
 		}
 		if err := os.WriteFile(hosts, []byte(m.String()), 0o644); err != nil {
 			return err

@@ -58,17 +58,19 @@ func ready(ctx context.Context, admin string) error {
 
 // startRoster starts a node with definitions of its own.
 func (l *lab) startRoster(ctx context.Context, p *proxy, s scenario) error {
-	prefix := "/" + strings.ReplaceAll(p.plain, ":", "-") + "/"
-	if err := l.put(ctx, definitions(prefix, p.origin, s.fleet)); err != nil {
+	prefix := "/" + strings.ReplaceAll(p.address, ":", "-") + "/"
+	if err := l.put(ctx, definitions(prefix, p.origin, s)); err != nil {
 		return err
 	}
 	admin, err := freeAddress()
 	if err != nil {
 		return err
 	}
-	args := []string{"node", "--etcd", l.etcd, "--prefix", prefix, "--listen", p.plain, "--admin", admin, "--log-level", "warn"}
-	if l.tls {
-		args = append(args, "--listen", "tls://"+p.tls, "--tls-cert", l.pem, "--tls-key", l.pem)
+	args := []string{"node", "--etcd", l.etcd, "--prefix", prefix, "--admin", admin, "--log-level", "warn"}
+	if s.tls {
+		args = append(args, "--listen", "tls://"+p.address, "--tls-cert", l.pem, "--tls-key", l.pem)
+	} else {
+		args = append(args, "--listen", p.address)
 	}
 	if p.process, err = l.processes.start(proxyCore, p.name, l.roster, args...); err != nil {
 		return err
@@ -77,19 +79,19 @@ func (l *lab) startRoster(ctx context.Context, p *proxy, s scenario) error {
 }
 
 // definitions are keys and values for one backend with a route, or for a fleet.
-func definitions(prefix, origin string, fleet int) (kvs [][2]string) {
+func definitions(prefix, origin string, s scenario) (kvs [][2]string) {
 	_, port, _ := net.SplitHostPort(origin)
 	backend := func(name, address, match string) {
 		kvs = append(kvs,
 			[2]string{prefix + "backends/" + name, fmt.Sprintf(`{"host":%q,"port":%s,"max_connections":5000,"wait_limit":100,"wait_timeout":"1s"}`, address, port)},
 			[2]string{prefix + "routes/" + name, fmt.Sprintf(`{"match":{"host":%q},"backend":%q}`, match, name)})
 	}
-	if fleet == 0 {
+	if s.fleet == 0 {
 		backend("origin", "127.0.0.1", "*.test")
 		return append(kvs, [2]string{prefix + "routes/bench", fmt.Sprintf(`{"match":{"host":%q},"backend":"origin"}`, host)})
 	}
-	for i := range fleet {
-		backend(fmt.Sprintf("b%d", i+1), fleetAddress(i+1), fleetHost(i+1))
+	for i := range s.fleet {
+		backend(fmt.Sprintf("b%d", i+1), s.fleetAddress(i+1), fleetHost(i+1))
 	}
 	return kvs
 }

@@ -22,6 +22,7 @@ type scenario struct {
 	post   int  // bytes of a request's body
 	idle   int  // connections that do nothing meanwhile
 	fleet  int  // backends with a host of their own, 0: one backend
+	shared bool // they have one address, else each its own
 	splice bool // HAProxy with option splice-response
 	// Aim is the most CPU time that roster, pinned, may need for a request, as a share of
 	// HAProxy's; of its own with one backend for the fleet. From the issue "Data plane".
@@ -39,7 +40,8 @@ func scenarios(idle, fleet int) []scenario {
 		{Key: "f", Title: "GET 1 KiB, keep-alive, TLS", path: "/1k", tls: true, Aim: 1.2},
 		{Key: "g", Title: "GET 1 KiB, HTTP/2 over TLS", path: "/1k", tls: true, h2: true, Aim: 2},
 		{Key: "h", Title: fmt.Sprintf("GET 1 KiB, keep-alive, %d idle connections beside", idle), path: "/1k", idle: idle, Aim: 1.1},
-		{Key: "i", Title: fmt.Sprintf("GET 1 KiB, keep-alive, %d backends and as many hosts", fleet), path: "/1k", fleet: fleet, Aim: 1.05},
+		{Key: "i", Title: fmt.Sprintf("GET 1 KiB, keep-alive, %d backends at one address and as many hosts", fleet), path: "/1k", fleet: fleet, shared: true, Aim: 1.05},
+		{Key: "j", Title: fmt.Sprintf("GET 1 KiB, keep-alive, %d backends at as many addresses and as many hosts", fleet), path: "/1k", fleet: fleet, Aim: 1.05},
 	}
 }
 
@@ -62,5 +64,10 @@ func choose(all []scenario, keys string) ([]scenario, error) {
 // fleetHost is the host of backend i of a fleet, 1 and up.
 func fleetHost(i int) string { return fmt.Sprintf("h%d.test", i) }
 
-// fleetAddress is the address of backend i: each has one of its own, all on loopback.
-func fleetAddress(i int) string { return fmt.Sprintf("127.1.%d.%d", i>>8, i&255) }
+// fleetAddress is the address of backend i, on loopback.
+func (s scenario) fleetAddress(i int) string {
+	if s.shared {
+		return "127.0.0.1"
+	}
+	return fmt.Sprintf("127.1.%d.%d", i>>8, i&255)
+}
