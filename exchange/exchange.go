@@ -323,6 +323,9 @@ func (x *Exchange) Reset() bool {
 // Failure is why there is no good answer, None if there is one.
 func (x *Exchange) Failure() Kind { return x.failure }
 
+// Retries is how often the request was sent again, to the same backend or another.
+func (x *Exchange) Retries() int { return x.retries }
+
 // RequestID is the value of X-Request-Id.
 func (x *Exchange) RequestID() []byte { return x.requestID }
 

@@ -79,6 +79,9 @@ type Failure struct {
 	Status int    // of the answer
 	Type   string // RFC 9209 2.3
 	Text   string // a few words for the client
+	// Unprocessed: the backend surely did nothing with the request, so that it may
+	// be sent again whatever its method, if all of it is still there.
+	Unprocessed bool
 }
 
 // Failed reports a failure at whatever stage. The connection to the backend, if

@@ -217,7 +217,7 @@ func (n *Node) serve(ctx, below context.Context, listeners []net.Listener) error
 	for _, l := range listeners {
 		log.Info("serving", "address", l.Addr().String())
 		g.Go(func() error {
-			if err := n.proxy.Serve(gctx, l); err != nil {
+			if err := n.proxy.Serve(gctx, proxy.Listener{Listener: l}); err != nil {
 				return fmt.Errorf("node: %s: %w", l.Addr(), err)
 			}
 			return nil

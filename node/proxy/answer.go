@@ -5,6 +5,7 @@ import (
 
 	"roster/exchange"
 	"roster/http1"
+	"roster/http2"
 	"roster/message"
 )
 
@@ -16,10 +17,20 @@ const copyBelow = 4 << 10
 // done says that it was sent as a whole; otherwise step goes on.
 func (c *client) sendAnswer() (step exchange.Step, done bool) {
 	x := &c.x
-	chunked := x.Response.Length == message.Unknown && x.ClientMinor() > 0
+	chunked := c.stream == nil && x.Response.Length == message.Unknown && x.ClientMinor() > 0
 	c.status = x.Response.Status
-	c.answerBody.Reset(c.answer.Length)
-	c.out = http1.AppendResponse(c.out[:0], &x.Response, x.ClientMinor())
+	if c.upload != nil {
+		c.upload.answering.Store(true)
+	}
+	if length := c.answer.Length; c.call != nil && length != 0 {
+		c.answerBody.Reset(message.UntilClose) // its end is the stream's
+	} else {
+		c.answerBody.Reset(length)
+	}
+	c.out = c.out[:0]
+	if c.stream == nil {
+		c.out = http1.AppendResponse(c.out, &x.Response, x.ClientMinor())
+	}
 	for sent := false; ; sent = true {
 		direct, done, err := c.takeAnswer(chunked)
 		switch {
@@ -31,11 +42,29 @@ func (c *client) sendAnswer() (step exchange.Step, done bool) {
 			return c.fail(f), false
 		case err != nil:
 			return c.fail(exchange.Failure{Kind: exchange.Truncated}), false
-		case done:
+		}
+		var trailers []message.Field
+		if done {
+			trailers = c.answerTrailers()
+			if chunked {
+				c.out = http1.AppendLastChunk(c.out, trailers)
+			}
 			// Before the last byte leaves: who has it may count on the slot.
 			c.finishBackend()
 		}
 		switch {
+		case c.stream != nil:
+			var head *message.Response
+			if !sent {
+				head = &x.Response
+			}
+			if len(c.out) > 0 {
+				c.out = append(c.out, direct...)
+				direct = c.out
+			}
+			if head != nil || done || len(direct) > 0 {
+				err = c.sendStream(head, direct, done, trailers)
+			}
 		case len(direct) == 0 && len(c.out) > 0:
 			err = c.write(c.out)
 		case len(c.out) == 0 && len(direct) > 0:
@@ -66,15 +95,15 @@ func (c *client) takeAnswer(chunked bool) (direct []byte, done bool, err error) 
 		case err != nil:
 			return nil, false, err
 		case event == http1.More && c.answerEnded, event == http1.End:
-			if chunked {
-				c.out = http1.AppendLastChunk(c.out, exchange.Trailers(c.answerBody.Trailers()))
-			}
 			return direct, true, nil
 		case event == http1.More:
 			return direct, false, nil
+		}
+		c.bodySent += int64(len(data))
+		switch {
 		case chunked:
-			c.out = appendChunk(c.out, data)
-		case len(data) < copyBelow || c.answer.Length == message.Unknown:
+			c.out = appendFramed(c.out, data, false, nil)
+		case len(data) < copyBelow && c.stream == nil || c.answer.Length == message.Unknown && c.call == nil:
 			c.out = append(c.out, data...)
 		default:
 			direct = data // all there is: the body has no framing of its own
@@ -82,11 +111,19 @@ func (c *client) takeAnswer(chunked bool) (direct []byte, done bool, err error) 
 	}
 }
 
+// answerTrailers are those of an answer received to its end.
+func (c *client) answerTrailers() []message.Field {
+	if c.call != nil {
+		return exchange.Trailers(c.call.Trailers())
+	}
+	return exchange.Trailers(c.answerBody.Trailers())
+}
+
 // receiveAnswer receives more of the answer's body, or passes a long one on.
 func (c *client) receiveAnswer(chunked bool) exchange.Failure {
 	c.armBackend(c.timeouts.BetweenBytes)
 	left := c.answerBody.Remaining()
-	if !chunked && c.answer.Length > 0 && left > spliceAbove {
+	if c.tcp != nil && c.link != nil && c.answer.Length > 0 && left > spliceAbove {
 		if done, f := c.spliceAnswer(left - spliceRest); done {
 			return f
 		}
@@ -94,7 +131,7 @@ func (c *client) receiveAnswer(chunked bool) exchange.Failure {
 	if left > smallBuffer || c.back.w == len(c.back.b) {
 		c.back.grow(largeBuffer)
 	}
-	n, err := c.link.Read(c.back.room())
+	n, err := c.readBackend(c.back.room())
 	c.back.w += n
 	switch {
 	case err == nil || n > 0:
@@ -104,6 +141,14 @@ func (c *client) receiveAnswer(chunked bool) exchange.Failure {
 		return exchange.Failure{}
 	}
 	return exchange.Failure{Kind: exchange.Truncated}
+}
+
+// readBackend reads of the answer's body.
+func (c *client) readBackend(b []byte) (int, error) {
+	if c.call != nil {
+		return c.call.Read(b)
+	}
+	return c.link.Read(b)
 }
 
 // finishBackend ends what the request had of its backend, the answer being here
@@ -131,6 +176,7 @@ func (c *client) dropBackend(reuse bool) {
 			link.Discard()
 		}
 	}
+	c.endCall()
 	c.release()
 }
 
@@ -141,6 +187,7 @@ func (c *client) discard() {
 		c.link = nil
 		link.Discard()
 	}
+	c.endCall()
 }
 
 // release gives the slot back.
@@ -155,13 +202,18 @@ func (c *client) release() {
 func (c *client) reply() verdict {
 	x := &c.x
 	c.status = x.Response.Status
-	c.out = http1.AppendResponse(c.out[:0], &x.Response, x.ClientMinor())
+	c.bodySent = int64(len(x.Body))
 	var err error
-	if len(x.Body) < copyBelow {
-		c.out = append(c.out, x.Body...)
-		err = c.write(c.out)
+	if c.stream != nil {
+		err = c.sendStream(&x.Response, x.Body, true, nil)
 	} else {
-		err = c.write2(c.out, x.Body)
+		c.out = http1.AppendResponse(c.out[:0], &x.Response, x.ClientMinor())
+		if len(x.Body) < copyBelow {
+			c.out = append(c.out, x.Body...)
+			err = c.write(c.out)
+		} else {
+			err = c.write2(c.out, x.Body)
+		}
 	}
 	if err != nil {
 		x.Failed(exchange.Failure{Kind: exchange.ClientGone})
@@ -173,7 +225,11 @@ func (c *client) reply() verdict {
 // finish ends a request that was answered.
 func (c *client) finish() verdict {
 	x := &c.x
-	c.shard.record(c.status, x.Failure(), c.p.now()-c.began)
+	c.ended()
+	if c.stream != nil {
+		c.stream.Reset(http2.NoError) // it has ended, unless the request's body has not
+		return over
+	}
 	if !x.Response.Close {
 		return more
 	}
@@ -187,9 +243,19 @@ func (c *client) finish() verdict {
 
 // cut ends a request that was not answered, or not as a whole.
 func (c *client) cut() verdict {
-	c.shard.record(c.status, c.x.Failure(), c.p.now()-c.began)
-	if c.x.Reset() {
+	c.ended()
+	switch {
+	case c.stream != nil:
+		c.stream.Reset(http2.InternalError)
+	case c.x.Reset():
 		c.ending = reset
 	}
 	return over
+}
+
+// ended counts a request that has ended, however it did.
+func (c *client) ended() {
+	now := c.p.now()
+	c.shard.record(c.status, c.x.Failure(), now-c.began)
+	c.log(now)
 }

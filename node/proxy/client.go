@@ -16,20 +16,26 @@ import (
 
 	"roster/exchange"
 	"roster/http1"
+	"roster/http2"
 	"roster/message"
+	"roster/node/accesslog"
 	"roster/pool"
 )
 
-// client is one connection from a client. All of it but what the watch needs
-// belongs to the connection's goroutine.
+// client is who sends requests one after the other: a connection, or one stream
+// of a connection that speaks HTTP/2. All of it but what the watch needs belongs
+// to one goroutine.
 type client struct {
-	p     *Proxy
-	l     *listener
-	shard *shard
-	conn  net.Conn
-	tcp   *net.TCPConn    // conn, if it is one
-	raw   syscall.RawConn // its socket, nil if it is read through conn
-	ready func(fd uintptr) bool
+	p      *Proxy
+	l      *listener
+	shard  *shard
+	stream *http2.Stream // nil for a connection, which has the six below
+	conn   net.Conn
+	under  *underTLS       // below conn, if that is TLS
+	tcp    *net.TCPConn    // conn, if it is one
+	socket *net.TCPConn    // below TLS or not, nil if it is no TCP
+	raw    syscall.RawConn // the socket, nil if it is read through conn
+	ready  func(fd uintptr) bool
 
 	peer          exchange.Peer
 	remote, local netip.AddrPort // not valid for a socket
@@ -39,6 +45,7 @@ type client struct {
 	reading, writing alarm
 	verdict          verdict // of receive
 	served           bool    // a request, at least
+	mayBe2           bool    // what came is the beginning of HTTP/2's preface
 	graced           bool    // given time for the first while draining
 	resting          bool    // idle, and the time for it is set
 	last             bool    // wait no more: serve what is there and end
@@ -49,6 +56,9 @@ type client struct {
 	next, prev *client // of Proxy.mu
 	state      atomic.Int64
 	waitingOn  atomic.Pointer[pool.Conn]
+	calling    atomic.Pointer[http2.Stream] // or this, of a backend that speaks HTTP/2
+	http2      atomic.Pointer[http2.Conn]   // what the connection speaks, or the stream's connection
+	greeting   atomic.Bool                  // what comes before requests is not over
 	aborted    atomic.Bool
 	ctx        context.Context // of what requests wait for
 	cancel     context.CancelFunc
@@ -71,6 +81,8 @@ type work struct {
 	answerBody http1.Body
 	x          exchange.Exchange
 	pipe       io.LimitedReader
+	entry      accesslog.Entry
+	kept       bool // entry has what it needs of the request's head
 	try
 }
 
@@ -78,9 +90,10 @@ type work struct {
 type verdict uint8
 
 const (
-	more  verdict = iota // wait for more bytes
-	aside                // a request that itself reads from the client: not inside the wait
-	over                 // end the connection
+	more   verdict = iota // wait for more bytes
+	aside                 // a request that itself reads from the client: not inside the wait
+	speak2                // it is HTTP/2 that the client speaks
+	over                  // end the connection
 )
 
 // ending is how a connection ends.
@@ -102,9 +115,20 @@ var works = sync.Pool{New: func() any { return new(work) }}
 func (c *client) serve() {
 	defer c.p.closed(c)
 	defer c.end()
+	if !c.greet() {
+		return
+	}
 	v := more
+	if is, sure := c.speaksHTTP2(); is && sure {
+		v = speak2
+	} else if c.work != nil {
+		v = c.feed() // what came behind the PROXY header
+	}
 	for v != over {
 		switch v {
+		case speak2:
+			c.serveHTTP2()
+			return
 		case more:
 			v = c.wait()
 		case aside:
@@ -131,8 +155,8 @@ func (c *client) end() {
 	case linger:
 		c.linger()
 	case reset:
-		if c.tcp != nil {
-			c.tcp.SetLinger(0)
+		if c.socket != nil {
+			c.socket.SetLinger(0)
 		}
 	}
 	c.conn.Close()
@@ -173,16 +197,22 @@ func (c *client) wait() verdict {
 // verdict that ends the wait. Requests are served inside: the runtime notes what
 // becomes readable meanwhile, so that no read has to find nothing.
 func (c *client) receive(fd uintptr) bool {
+	if c.under != nil {
+		c.under.drained = false
+	}
 	for {
 		c.takeWork()
-		room := c.in.room()
-		n, again, err := rawRead(fd, room)
+		n, again, left, err := c.readNow(fd, c.in.room())
 		switch {
 		case err != nil:
 			c.verdict = over
 			return true
 		case again:
-			return c.rest()
+			if c.rest() {
+				return true
+			}
+			c.startIdle()
+			return false
 		}
 		c.state.Store(busy)
 		c.shard.received.Add(uint64(n))
@@ -191,7 +221,7 @@ func (c *client) receive(fd uintptr) bool {
 		if c.verdict = c.feed(); c.verdict != more {
 			return true
 		}
-		if n < len(room) {
+		if !left {
 			if c.rest() {
 				return true
 			}
@@ -254,6 +284,19 @@ func (c *client) rest() bool {
 
 // feed serves the requests in the buffer.
 func (c *client) feed() verdict {
+	if !c.served && c.headSince == 0 || c.mayBe2 {
+		is, sure := c.speaksHTTP2()
+		if is {
+			return speak2
+		}
+		c.mayBe2 = !sure && !c.in.empty()
+		if c.mayBe2 {
+			if c.headSince == 0 {
+				c.headSince = c.p.now()
+			}
+			return more
+		}
+	}
 	for !c.in.empty() {
 		n, err := c.parser.Request(c.in.unread(), &c.request)
 		if err != nil {
@@ -290,7 +333,8 @@ func badRequest(err error) exchange.Failure {
 
 // refuse answers what is no request, and ends the connection.
 func (c *client) refuse(f exchange.Failure) verdict {
-	c.try = try{chunks: c.chunks[:0], began: c.p.now()}
+	c.try = try{began: c.p.now()}
+	c.request.Reset()
 	c.x.Refuse(c.p.policy, &c.peer, f)
 	return c.reply()
 }
@@ -315,9 +359,6 @@ func (c *client) giveWork() {
 	if cap(w.out) > smallBuffer {
 		w.out = nil
 	}
-	if cap(w.chunks) > smallBuffer {
-		w.chunks = nil
-	}
 	const usualFields = 64
 	w.request.Reset()
 	w.answer.Reset()
@@ -332,7 +373,7 @@ func (c *client) giveWork() {
 	w.body.Reset(0)
 	w.answerBody.Reset(0)
 	w.x.Shrink()
-	w.try = try{chunks: w.chunks[:0]}
+	w.try = try{}
 	w.vec = [2][]byte{}
 	w.bufs = nil
 	w.pipe = io.LimitedReader{}
@@ -341,6 +382,10 @@ func (c *client) giveWork() {
 
 // armRead sets the time until which reads wait.
 func (c *client) armRead(at time.Duration) {
+	if c.stream != nil {
+		c.stream.ArmRead(at - c.p.now())
+		return
+	}
 	c.reading.want = at
 	if c.reading.armed == 0 || c.reading.armed > at {
 		c.setRead(at)

@@ -10,6 +10,7 @@ import (
 
 	"roster/exchange"
 	"roster/http1"
+	"roster/node/accesslog"
 	"roster/node/table"
 )
 
@@ -25,6 +26,8 @@ type Config struct {
 	Exchange exchange.Config
 	// Limits bound the heads of requests and answers.
 	Limits http1.Limits
+	// AccessLog gets a record of every request; nil for none.
+	AccessLog *accesslog.Log
 	// Logger gets what is wrong with listeners, and panics. Nil means slog.Default.
 	Logger *slog.Logger
 
@@ -35,8 +38,13 @@ type Config struct {
 	// HeadTimeout is how long a request's head may take from its first byte to its
 	// last, so that slow heads do not pile up. Zero means 15s.
 	HeadTimeout time.Duration
-	// BodyTimeout is the longest silence within a request's body. Zero means 30s.
+	// BodyTimeout is the longest silence within a request's body, until its answer
+	// begins. Zero means 30s.
 	BodyTimeout time.Duration
+	// MinBodyRate is how many bytes a second a request's body must have on average,
+	// in the time spent waiting for the client and after a grace of 5 s. It ends
+	// what is sent byte by byte to keep connections busy. Zero means no such limit.
+	MinBodyRate int64
 	// WriteTimeout is how long a client may take to accept any byte of the answer.
 	// Zero means 60s, as nginx's send_timeout.
 	WriteTimeout time.Duration
@@ -60,6 +68,10 @@ func (c Config) Validate() error {
 	} {
 		check(t.d >= 0, "%s timeout is %v, want 0 (the default) or more", t.name, t.d)
 	}
+	check(c.MinBodyRate >= 0, "minimum body rate is %d, want 0 (none) or more bytes a second", c.MinBodyRate)
+	check(c.Limits.MaxHead >= 0, "maximum head is %d bytes, want 0 (the default) or more", c.Limits.MaxHead)
+	check(c.Limits.MaxFields >= 0, "maximum number of fields is %d, want 0 (the default) or more", c.Limits.MaxFields)
+	check(c.Limits.MaxTarget >= 0, "maximum target is %d bytes, want 0 (the default) or more", c.Limits.MaxTarget)
 	if err := c.Exchange.Validate(); err != nil {
 		errs = multierror.Append(errs, err)
 	}

@@ -29,7 +29,7 @@ func Example() {
 		panic(err)
 	}
 	served := make(chan error)
-	go func() { served <- p.Serve(context.Background(), ln) }()
+	go func() { served <- p.Serve(context.Background(), proxy.Listener{Listener: ln}) }()
 
 	get := func() {
 		answer, err := http.Get("http://" + ln.Addr().String() + "/hello")

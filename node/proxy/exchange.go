@@ -3,11 +3,14 @@ package proxy
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"os"
 	"time"
 
 	"roster/exchange"
 	"roster/http1"
+	"roster/http2"
+	"roster/message"
 	"roster/node/table"
 	"roster/pool"
 	"roster/store"
@@ -15,18 +18,23 @@ import (
 
 // try is what belongs to one request.
 type try struct {
-	began  time.Duration // the head was complete
-	table  *table.Table
-	ref    table.Ref
-	first  []byte // the body's first bytes, or all of it, as they are sent
-	chunks []byte // memory of first where it is not in the client's buffer
-	whole  bool   // the body was received to its end
+	began time.Duration // the head was complete
+	table *table.Table
+	taken *table.Route // nil: the default rule, or none yet
+	ref   table.Ref
+	first []byte // the body's first bytes, or all of it, without framing
+	whole bool   // the body was received to its end
 
 	picked   *table.Backend
-	held     bool       // a slot of it
-	link     *pool.Conn // to it
+	held     bool          // a slot of it
+	link     *pool.Conn    // to it
+	session  *http2.Conn   // or this, with a place reserved in it,
+	call     *http2.Stream // and then the request's stream in it
 	timeouts exchange.Timeouts
 	begun    bool // bytes of the answer have come
+	marks    marks
+	address  netip.AddrPort // where the connection leads, for the access log
+	bodySent int64          // of the answer's body, to the client
 	upload   *upload
 	// answerEnded: the backend closed, which is the end of the answer's body.
 	answerEnded bool
@@ -36,50 +44,66 @@ type try struct {
 // begin prepares for the request whose head was received: it takes what is there
 // of the body.
 func (c *client) begin() {
-	c.try = try{chunks: c.chunks[:0], began: c.p.now()}
+	c.try = try{began: c.p.now()}
 	c.served = true
-	c.body.Reset(c.request.Length)
-	switch length := c.request.Length; {
-	case length == 0:
-		c.whole = true
-	case length > 0:
-		c.first = c.in.unread()
-		if int64(len(c.first)) >= length {
-			c.first, c.whole = c.first[:length], true
-		}
-		c.body.Skip(int64(len(c.first)))
-		c.in.r += len(c.first)
-	default:
-		// A broken body is found here or by the upload, and either way no backend
-		// takes it for a whole one. Here the answer can still be 400.
-		c.chunks, c.whole, _ = rechunk(c.chunks, &c.in, &c.body)
-		c.first = c.chunks
+	if c.stream != nil {
+		c.beginStream()
+		return
 	}
+	c.body.Reset(c.request.Length)
+	if c.request.Length == 0 {
+		c.whole = true
+		return
+	}
+	// A broken body is found here or by the upload, and either way no backend
+	// takes it for a whole one. Here the answer can still be 400.
+	c.first, c.whole, _ = unframe(&c.in, &c.body)
 }
 
-// rechunk appends what src holds of a chunked body to dst, in chunks of our own
-// making. done says that this includes the end.
-func rechunk(dst []byte, src *buffer, body *http1.Body) (_ []byte, done bool, err error) {
+// unframe takes what src holds of a body out of its framing. data is in the
+// memory of src, all in one piece. done says that this includes the end.
+func unframe(src *buffer, body *http1.Body) (data []byte, done bool, err error) {
+	start := src.r
+	end := start
 	for {
-		data, n, event, err := body.Next(src.unread())
+		piece, n, event, err := body.Next(src.unread())
 		src.r += n
 		switch {
 		case err != nil:
-			return dst, false, err
+			return nil, false, err
 		case event == http1.Data:
-			dst = appendChunk(dst, data)
+			if end == start {
+				start, end = src.r-len(piece), src.r // data is the last of what is consumed
+			} else {
+				end += copy(src.b[end:], piece)
+			}
 		case event == http1.End:
-			return http1.AppendLastChunk(dst, exchange.Trailers(body.Trailers())), true, nil
+			return src.b[start:end], true, nil
 		default:
-			return dst, false, nil
+			return src.b[start:end], false, nil
 		}
 	}
 }
 
-func appendChunk(dst, data []byte) []byte {
-	dst = http1.AppendChunk(dst, len(data))
-	dst = append(dst, data...)
-	return append(dst, http1.ChunkEnd...)
+// appendFramed appends data as a chunk, and with done the end of a chunked body.
+func appendFramed(dst, data []byte, done bool, trailers []message.Field) []byte {
+	if len(data) > 0 {
+		dst = http1.AppendChunk(dst, len(data))
+		dst = append(dst, data...)
+		dst = append(dst, http1.ChunkEnd...)
+	}
+	if done {
+		dst = http1.AppendLastChunk(dst, trailers)
+	}
+	return dst
+}
+
+// requestTrailers are those of a request received to its end.
+func (c *client) requestTrailers() []message.Field {
+	if c.stream != nil {
+		return exchange.Trailers(c.stream.Trailers())
+	}
+	return exchange.Trailers(c.body.Trailers())
 }
 
 // exchange serves one request.
@@ -89,9 +113,7 @@ func (c *client) exchange() verdict {
 	if c.whole {
 		x.BodyRead()
 	}
-	if c.p.draining.Load() {
-		x.CloseClient()
-	}
+	c.closeIfDraining()
 	if step != exchange.Reply {
 		if _, _, _, err := c.body.Next(nil); err != nil {
 			step = x.Failed(badBody(err))
@@ -110,17 +132,16 @@ func (c *client) exchange() verdict {
 		case exchange.Send:
 			step = c.send()
 		case exchange.Interim:
-			c.out = http1.AppendResponse(c.out[:0], &x.Response, x.ClientMinor())
-			if err := c.write(c.out); err != nil {
+			if err := c.interim(); err != nil {
 				step = c.fail(exchange.Failure{Kind: exchange.ClientGone})
 				continue
 			}
 			if c.upload != nil {
 				c.upload.awaited.Store(false)
 			}
-			step = c.head(0, nil)
+			step = c.nextHead()
 		case exchange.Wait:
-			step = c.head(0, nil)
+			step = c.nextHead()
 		case exchange.Answer:
 			var done bool
 			if step, done = c.sendAnswer(); done {
@@ -137,6 +158,34 @@ func (c *client) exchange() verdict {
 			panic("unknown step")
 		}
 	}
+}
+
+// closeIfDraining makes the answer the last one of a proxy that drains.
+func (c *client) closeIfDraining() {
+	if !c.p.draining.Load() {
+		return
+	}
+	c.x.CloseClient()
+	if c.stream != nil {
+		c.http2.Load().GoAway()
+	}
+}
+
+// interim sends a 1xx.
+func (c *client) interim() error {
+	if c.stream != nil {
+		return c.sendStream(&c.x.Response, nil, false, nil)
+	}
+	c.out = http1.AppendResponse(c.out[:0], &c.x.Response, c.x.ClientMinor())
+	return c.write(c.out)
+}
+
+// nextHead receives a head of the answer.
+func (c *client) nextHead() exchange.Step {
+	if c.call != nil {
+		return c.callHead()
+	}
+	return c.head(0, nil)
 }
 
 func badBody(err error) exchange.Failure {
@@ -167,6 +216,7 @@ func (c *client) route() exchange.Step {
 		return c.x.Failed(exchange.Failure{Kind: exchange.NoBackend})
 	}
 	route, ref, err := c.table.Match(&c.request, c.x.Client())
+	c.taken = route
 	switch {
 	case errors.Is(err, table.ErrCondition):
 		return c.x.Failed(exchange.Failure{Kind: exchange.Internal, Text: table.ErrCondition.Error()})
@@ -189,9 +239,6 @@ func (c *client) pick() exchange.Step {
 		return c.x.Failed(exchange.Failure{Kind: exchange.NoBackend})
 	}
 	c.picked = b
-	if b.Def.Protocol != store.HTTP1 && b.Def.Protocol != "" {
-		return c.x.Failed(exchange.Failure{Kind: exchange.Internal, Status: 502, Text: "HTTP/2 to backends is not spoken yet"})
-	}
 	step := c.x.Picked(b.Def)
 	c.timeouts = c.x.Timeouts()
 	return step
@@ -212,7 +259,12 @@ func (c *client) connect() exchange.Step {
 		c.held = true
 	}
 	c.picked.Runtime.Requests.Add(1)
-	return c.dial(ctx)
+	c.mark(&c.marks.slot)
+	step := c.dial(ctx)
+	if step == exchange.Send {
+		c.mark(&c.marks.connected)
+	}
+	return step
 }
 
 // limited is the context of waits for a backend, with what is left of the route's
@@ -226,14 +278,19 @@ func (c *client) limited() (context.Context, context.CancelFunc) {
 
 // dial takes a connection. ctx is limited.
 func (c *client) dial(ctx context.Context) exchange.Step {
-	link, err := c.picked.Pool.Get(ctx, pool.Request{
+	want := pool.Request{
 		ConnectTimeout: c.timeouts.Connect, Fresh: c.x.Fresh(), Unchecked: c.whole,
 		Client: c.remote, Server: c.local,
-	})
+	}
+	if c.picked.Def.Protocol != store.HTTP1 {
+		return c.dialCall(ctx, want)
+	}
+	link, err := c.picked.Pool.Get(ctx, want)
 	if err != nil {
 		return c.fail(c.notConnected(err))
 	}
 	c.link = link
+	c.noteAddress(link)
 	c.waitingOn.Store(link)
 	if c.gone() || c.aborted.Load() {
 		return c.fail(exchange.Failure{Kind: exchange.ClientGone})
@@ -264,17 +321,29 @@ func (c *client) notConnected(err error) exchange.Failure {
 // send sends the request and receives the answer's head.
 func (c *client) send() exchange.Step {
 	x := &c.x
-	c.out = http1.AppendRequest(c.out[:0], &x.Request)
 	c.begun = false
 	if c.back.b == nil {
 		c.back.take()
 	}
 	c.back.r, c.back.w = 0, 0
+	if c.session != nil {
+		return c.sendCall()
+	}
 	c.answers.Reset()
+	c.out = http1.AppendRequest(c.out[:0], &x.Request)
+	first := c.first
+	if x.Request.Length < 0 {
+		var trailers []message.Field
+		if c.whole {
+			trailers = c.requestTrailers()
+		}
+		c.out = appendFramed(c.out, first, c.whole, trailers)
+		first = nil
+	}
 	c.armBackend(c.timeouts.FirstByte)
 	c.link.ArmWrite(c.timeouts.BetweenBytes)
 	if c.whole {
-		n, err := c.link.RoundTrip(c.out, c.first, c.back.room())
+		n, err := c.link.RoundTrip(c.out, first, c.back.room())
 		if err == pool.ErrStale {
 			// It was closed while it was idle, and nothing was sent: this is the look at
 			// the connection that Get left to RoundTrip, not a try that failed.
@@ -287,15 +356,13 @@ func (c *client) send() exchange.Step {
 		return c.head(n, err)
 	}
 	c.bufs = append(c.bufs[:0], c.out)
-	if len(c.first) > 0 {
-		c.bufs = append(c.bufs, c.first)
+	if len(first) > 0 {
+		c.bufs = append(c.bufs, first)
 	}
 	if _, err := c.link.WriteBuffers(&c.bufs); err != nil {
 		return c.fail(c.broken(err))
 	}
-	awaited := c.request.Expect100 && len(c.first) == 0
-	x.BodyGone()
-	c.startUpload(awaited)
+	c.startUpload(nil)
 	return c.head(0, nil)
 }
 
@@ -306,6 +373,10 @@ func (c *client) armBackend(d time.Duration) {
 		if d <= 0 || left < d {
 			d = left
 		}
+	}
+	if c.call != nil {
+		c.call.ArmRead(d)
+		return
 	}
 	c.link.ArmRead(d)
 }
@@ -323,7 +394,10 @@ func (c *client) head(n int, err error) exchange.Step {
 	for {
 		if n > 0 {
 			c.back.w += n
-			c.begun = true
+			if !c.begun {
+				c.begun = true
+				c.mark(&c.marks.firstByte)
+			}
 		}
 		if !c.back.empty() {
 			used, err := c.answers.Response(c.back.unread(), &c.answer, method)
@@ -335,17 +409,7 @@ func (c *client) head(n int, err error) exchange.Step {
 			if used > 0 {
 				c.back.r += used
 				c.answers.Reset()
-				if c.upload != nil && c.upload.read.Load() {
-					c.x.BodyRead()
-				}
-				if c.p.draining.Load() {
-					c.x.CloseClient()
-				}
-				step := c.x.Answered(&c.answer)
-				if step == exchange.Reply || step == exchange.Cut || step == exchange.Pick || step == exchange.Connect {
-					c.failed(step, exchange.BadAnswer)
-				}
-				return step
+				return c.answered()
 			}
 		}
 		if err != nil {
@@ -359,6 +423,19 @@ func (c *client) head(n int, err error) exchange.Step {
 			err = nil
 		}
 	}
+}
+
+// answered reports the head of the answer that was received.
+func (c *client) answered() exchange.Step {
+	if c.upload != nil && c.upload.read.Load() {
+		c.x.BodyRead()
+	}
+	c.closeIfDraining()
+	step := c.x.Answered(&c.answer)
+	if step == exchange.Reply || step == exchange.Cut || step == exchange.Pick || step == exchange.Connect {
+		c.failed(step, exchange.BadAnswer)
+	}
+	return step
 }
 
 var (

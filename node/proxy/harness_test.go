@@ -66,7 +66,7 @@ func newRigOver(t testing.TB, pools pool.Config, c Config, defs definitions) *ri
 	ctx, cancel := context.WithCancel(context.Background())
 	var done sync.WaitGroup
 	done.Go(func() {
-		if err := r.Serve(ctx, ln); err != nil {
+		if err := r.Serve(ctx, Listener{Listener: ln}); err != nil {
 			t.Errorf("Serve: %v", err)
 		}
 	})

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"net"
 	"net/netip"
@@ -18,6 +19,7 @@ type Proxy struct {
 	policy   *exchange.Policy
 	start    time.Time     // of the clock, see now
 	draining atomic.Bool   // each answer is the last of its connection
+	crowded  atomic.Uint64 // times a listener was full
 	ending   atomic.Bool   // so is each wait for a request
 	tick     atomic.Int64  // of the watch over clients
 	wake     chan struct{} // tells the watch of the first connection
@@ -34,11 +36,37 @@ type Proxy struct {
 	endWatch  context.CancelFunc
 }
 
+// Listener is where clients connect, and how they speak there.
+type Listener struct {
+	net.Listener
+	// TLS is spoken first if it is not nil. NextProtos says what is offered: h2
+	// and http/1.1. Without TLS a client may speak HTTP/2 by prior knowledge.
+	TLS *tls.Config
+	// AcceptProxy are the peers whose connections must begin with a PROXY header;
+	// from others it is no request, and answered 400.
+	AcceptProxy []netip.Prefix
+	// MaxConnections are served at a time; more wait in the system's queue. 0: any
+	// number.
+	MaxConnections int
+}
+
 // listener is one call of Serve.
 type listener struct {
-	net.Listener
+	Listener
 	parts   sync.WaitGroup // its accept loop and its connections
-	aborted bool           // of Proxy.mu
+	slots   chan struct{}  // one for each connection, nil for any number
+	full    time.Duration  // when it was last said that there are too many
+	aborted chan struct{}  // closed by abort, with Proxy.mu
+}
+
+// isAborted is for those with Proxy.mu, or for whom it is enough to know soon.
+func (l *listener) isAborted() bool {
+	select {
+	case <-l.aborted:
+		return true
+	default:
+		return false
+	}
 }
 
 // New returns a Proxy for a config that is valid. It starts nothing.
@@ -63,8 +91,11 @@ func (p *Proxy) now() time.Duration { return time.Since(p.start) + 1 }
 // all of them have ended: at once in the first case, cutting requests off; after
 // their requests in the second. Either way it closes ln and returns nil; another
 // error of ln it returns.
-func (p *Proxy) Serve(ctx context.Context, ln net.Listener) error {
-	l := &listener{Listener: ln}
+func (p *Proxy) Serve(ctx context.Context, ln Listener) error {
+	l := &listener{Listener: ln, aborted: make(chan struct{})}
+	if ln.MaxConnections > 0 {
+		l.slots = make(chan struct{}, ln.MaxConnections)
+	}
 	l.parts.Add(1)
 	defer p.begin(l)()
 	if p.isDrained() {
@@ -122,6 +153,7 @@ func (p *Proxy) accept(l *listener) error {
 	var pause time.Duration
 	rounds := 0
 	for {
+		p.awaitSlot(l)
 		called := p.now()
 		conn, err := l.Accept()
 		if err == nil {
@@ -129,6 +161,7 @@ func (p *Proxy) accept(l *listener) error {
 			go p.open(l, conn).serve()
 			continue
 		}
+		l.freeSlot()
 		if errors.Is(err, net.ErrClosed) {
 			return err
 		}
@@ -155,15 +188,51 @@ func (p *Proxy) accept(l *listener) error {
 	}
 }
 
+// awaitSlot takes the place of one more connection, once there is one. A listener
+// that ends takes none.
+func (p *Proxy) awaitSlot(l *listener) {
+	if l.slots == nil {
+		return
+	}
+	select {
+	case l.slots <- struct{}{}:
+		return
+	default:
+	}
+	p.crowded.Add(1)
+	if now := p.now(); l.full == 0 || now-l.full > crowdedPause {
+		l.full = now
+		p.config.Logger.Warn("as many clients as may be; more wait", "listener", l.Addr(), "connections", cap(l.slots))
+	}
+	select {
+	case l.slots <- struct{}{}:
+	case <-l.aborted:
+	}
+}
+
+// crowdedPause is how often it is logged at most that a listener is full.
+const crowdedPause = time.Minute
+
+func (l *listener) freeSlot() {
+	if l.slots == nil {
+		return
+	}
+	select {
+	case <-l.slots:
+	default: // the last wait was given up
+	}
+}
+
 // open registers a connection.
 func (p *Proxy) open(l *listener, conn net.Conn) *client {
 	c := &client{p: p, l: l, conn: conn}
 	c.ready = c.receive
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.tcp, _ = conn.(*net.TCPConn)
+	c.socket = c.tcp
 	c.raw = rawConn(conn)
 	c.remote, c.local = addrPort(conn.RemoteAddr()), addrPort(conn.LocalAddr())
-	c.peer = p.policy.Peer(c.remote.Addr(), false)
+	c.greeting.Store(true)
 
 	l.parts.Add(1)
 	p.mu.Lock()
@@ -174,7 +243,7 @@ func (p *Proxy) open(l *listener, conn net.Conn) *client {
 	}
 	p.first = c
 	p.count++
-	first, late := p.count == 1, l.aborted
+	first, late := p.count == 1, l.isAborted()
 	p.mu.Unlock()
 
 	c.shard.accepted.Add(1)
@@ -203,6 +272,7 @@ func (p *Proxy) closed(c *client) {
 	}
 	p.count--
 	p.mu.Unlock()
+	c.l.freeSlot()
 	c.l.parts.Done()
 }
 
@@ -211,7 +281,9 @@ func (p *Proxy) abort(l *listener) {
 	l.Close()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	l.aborted = true
+	if !l.isAborted() {
+		close(l.aborted)
+	}
 	for c := p.first; c != nil; c = c.next {
 		if c.l == l {
 			c.abort()
@@ -279,7 +351,7 @@ const (
 )
 
 func (l *listener) setDeadline() bool {
-	d, ok := l.Listener.(interface{ SetDeadline(time.Time) error })
+	d, ok := l.Listener.Listener.(interface{ SetDeadline(time.Time) error })
 	return ok && d.SetDeadline(time.Now().Add(queueTime)) == nil
 }
 

@@ -98,7 +98,7 @@ func TestChunksAndTrailersPassBothWays(t *testing.T) {
 	c.send("3;ext=1\r\nabc\r\n2\r\nde\r\n0\r\nX-Sum: 1\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n")
 	b := o.accept()
 	contains(t, "head", b.head(), "\r\nTransfer-Encoding: chunked\r\n", "\r\nTrailer: X-Sum\r\n")
-	expect(t, "body", b.until("0\r\nX-Sum: 1\r\n\r\n"), "3\r\nabc\r\n2\r\nde\r\n0\r\nX-Sum: 1\r\n\r\n")
+	expect(t, "body", b.until("0\r\nX-Sum: 1\r\n\r\n"), "5\r\nabcde\r\n0\r\nX-Sum: 1\r\n\r\n")
 	b.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nwiki\r\n")
 	contains(t, "answer", c.head(), "\r\nTransfer-Encoding: chunked\r\n")
 	expect(t, "first chunk, before the last came", c.until("wiki\r\n"), "4\r\nwiki\r\n")
@@ -1001,7 +1001,7 @@ func TestServeEndsWithItsContext(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
-	go func() { done <- r.Serve(ctx, ln) }()
+	go func() { done <- r.Serve(ctx, Listener{Listener: ln}) }()
 	idle, busy := dial(t, ln.Addr().String()), dial(t, ln.Addr().String())
 	busy.send(get)
 	b := o.accept()

@@ -32,6 +32,7 @@ func (c *client) spliceAnswer(n int64) (done bool, f exchange.Failure) {
 		moved, err := c.tcp.ReadFrom(&c.pipe)
 		c.answerBody.Skip(moved)
 		c.shard.sent.Add(uint64(moved))
+		c.bodySent += moved
 		switch {
 		case err == nil && c.pipe.N > 0:
 			return true, exchange.Failure{Kind: exchange.Truncated}

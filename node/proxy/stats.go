@@ -14,12 +14,15 @@ const shards = 8
 
 // shard is one set of counters.
 type shard struct {
-	accepted  atomic.Uint64
-	requests  [6]atomic.Uint64 // by class of the answer; [0]: none was sent
-	failures  [exchange.Kinds]atomic.Uint64
-	retries   atomic.Uint64
-	received  atomic.Uint64
-	sent      atomic.Uint64
+	accepted atomic.Uint64
+	requests [6]atomic.Uint64 // by class of the answer; [0]: none was sent
+	failures [exchange.Kinds]atomic.Uint64
+	retries  atomic.Uint64
+	received atomic.Uint64
+	sent     atomic.Uint64
+	// of connections:
+	handshakes, handshakesFailed, noHeader, http2 atomic.Uint64
+
 	latencies [latencyBuckets]atomic.Uint64
 	micros    atomic.Uint64
 	_         [64]byte
@@ -29,6 +32,11 @@ type shard struct {
 type Stats struct {
 	Connections int    // open now
 	Accepted    uint64 // connections
+	Crowded     uint64 // times a listener had as many as it may have
+	NoHeader    uint64 // connections refused for want of a PROXY header
+	Handshakes  uint64 // of TLS that succeeded
+	BadTLS      uint64 // and that did not
+	HTTP2       uint64 // connections that spoke HTTP/2
 	// Requests by class of the answer's status, 1 (a tunnel) to 5; those without
 	// an answer (the client went, or was cut off before a head) at 0.
 	Requests [6]uint64
@@ -92,11 +100,15 @@ func (s *shard) record(status int, failure exchange.Kind, took time.Duration) {
 // Stats returns the counters. They are read one by one, so they may disagree by
 // the requests of the moment.
 func (p *Proxy) Stats() Stats {
-	var s Stats
+	s := Stats{Crowded: p.crowded.Load()}
 	var micros uint64
 	for i := range p.shards {
 		sh := &p.shards[i]
 		s.Accepted += sh.accepted.Load()
+		s.NoHeader += sh.noHeader.Load()
+		s.Handshakes += sh.handshakes.Load()
+		s.BadTLS += sh.handshakesFailed.Load()
+		s.HTTP2 += sh.http2.Load()
 		s.Retries += sh.retries.Load()
 		s.Received += sh.received.Load()
 		s.Sent += sh.sent.Load()

@@ -62,7 +62,7 @@ func inBubble(t *testing.T, c Config, fields string, defs definitions, f func(t 
 		p.Proxy = New(c)
 		ctx, cancel := context.WithCancel(context.Background())
 		var done sync.WaitGroup
-		done.Go(func() { p.Serve(ctx, p) })
+		done.Go(func() { p.Serve(ctx, Listener{Listener: p}) })
 		done.Go(func() { p.pools.Run(ctx) })
 		f(t, p)
 		cancel()

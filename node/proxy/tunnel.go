@@ -7,7 +7,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"roster/exchange"
 	"roster/http1"
 	"roster/pool"
 )
@@ -37,7 +36,7 @@ func (c *client) tunnel() {
 	c.conn.Close()
 	c.dropBackend(false)
 	c.picked.Runtime.Responses[0].Add(1)
-	c.shard.record(c.status, exchange.None, c.p.now()-c.began)
+	c.ended()
 }
 
 // copyBothWays has the second goroutine for the client's bytes.

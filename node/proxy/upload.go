@@ -2,11 +2,16 @@ package proxy
 
 import (
 	"errors"
+	"io"
+	"net"
 	"os"
 	"sync/atomic"
 	"time"
 
 	"roster/exchange"
+	"roster/http1"
+	"roster/http2"
+	"roster/message"
 	"roster/pool"
 )
 
@@ -14,22 +19,76 @@ import (
 // which until done has the client's side of the connection: its buffer, its
 // reads, the body's framing.
 type upload struct {
-	awaited  atomic.Bool  // the client waits for 100 (Continue) and has sent nothing
-	read     atomic.Bool  // the client's body was received to its end
-	sentAt   atomic.Int64 // when all of it was sent, or could not be, by Proxy.now; 0: not yet
-	stopping atomic.Bool
-	done     chan struct{}
+	awaited   atomic.Bool  // the client waits for 100 (Continue) and has sent nothing
+	answering atomic.Bool  // the answer's head is on its way to the client
+	read      atomic.Bool  // the client's body was received to its end
+	sentAt    atomic.Int64 // when all of it was sent, or could not be, by Proxy.now; 0: not yet
+	stopping  atomic.Bool
+	done      chan struct{}
+
+	rest    []byte     // to be sent before what is received
+	link    *pool.Conn // to the backend
+	call    *http2.Stream
+	chunked bool
+	frame   []byte
+	bufs    net.Buffers
+
+	received int64         // of the body
+	waited   time.Duration // for the client
 
 	// After done:
 	complete bool // all of it was sent
 	failure  exchange.Failure
 }
 
-func (c *client) startUpload(awaited bool) {
-	u := &upload{done: make(chan struct{})}
-	u.awaited.Store(awaited)
+// startUpload begins to send what follows the first bytes of the body; rest are
+// those of them that were not sent.
+func (c *client) startUpload(rest []byte) {
+	u := &upload{
+		done: make(chan struct{}), link: c.link, call: c.call, rest: rest,
+		chunked: c.x.Request.Length < 0, received: int64(len(c.first)),
+	}
+	u.read.Store(c.whole)
+	u.awaited.Store(c.request.Expect100 && len(c.first) == 0)
+	c.keepEntry()
+	c.x.BodyGone()
 	c.upload = u
-	go c.pump(u, c.link)
+	go c.pump(u)
+}
+
+// send sends a piece of the body, and with end its end.
+func (u *upload) send(data []byte, end bool, trailers []message.Field, timeout time.Duration) error {
+	if u.call != nil {
+		u.call.ArmWrite(timeout)
+		return u.call.Send(nil, data, end, trailers)
+	}
+	u.link.ArmWrite(timeout)
+	switch {
+	case u.chunked && len(data) <= copyBelow:
+		u.frame = appendFramed(u.frame[:0], data, end, trailers)
+		data = u.frame
+	case u.chunked:
+		u.frame = append(http1.AppendChunk(u.frame[:0], len(data)), http1.ChunkEnd...)
+		line := len(u.frame) - len(http1.ChunkEnd)
+		u.frame = appendFramed(u.frame, nil, end, trailers)
+		u.bufs = append(u.bufs[:0], u.frame[:line], data, u.frame[line:])
+		_, err := u.link.WriteBuffers(&u.bufs)
+		return err
+	}
+	if len(data) == 0 {
+		return nil
+	}
+	_, err := u.link.Write(data)
+	return err
+}
+
+// abort makes the backend take no more, and nobody wait for its answer.
+func (u *upload) abort() {
+	if u.call != nil {
+		u.call.Abort()
+	} else {
+		u.link.Abort()
+	}
 }
 
 // lastWrite is how long the last write of a body may take after the backend's
@@ -60,101 +119,133 @@ func (c *client) stopUpload() {
 		}
 	}
 	u.stopping.Store(true)
-	c.link.Abort()
+	u.abort()
 	c.nudge()
 	<-u.done
 }
 
 // pump is the upload's goroutine.
-func (c *client) pump(u *upload, link *pool.Conn) {
+func (c *client) pump(u *upload) {
 	defer close(u.done)
-	f := c.pumpBody(u, link)
+	f := c.pumpBody(u)
 	if u.stopping.Load() || f.Kind == exchange.None {
 		return
 	}
 	u.failure = f
-	link.Abort() // so that nobody waits for an answer to this
+	u.abort()
 }
 
 // pumpBody sends the rest of the body. A backend that takes no more is no
 // failure yet: it may have answered.
-func (c *client) pumpBody(u *upload, link *pool.Conn) (f exchange.Failure) {
-	chunked := c.request.Length < 0
-	c.in.r, c.in.w = 0, 0
+func (c *client) pumpBody(u *upload) (f exchange.Failure) {
+	piece, end := u.rest, c.whole
 	for {
-		if left := c.body.Remaining(); left > smallBuffer || c.in.w == len(c.in.b) {
-			c.in.grow(largeBuffer)
-		}
-		n, f := c.receiveBody(u)
-		if f.Kind != exchange.None {
-			return f
-		}
-		c.in.w += n
-		var piece []byte
-		var done bool
-		if chunked {
-			var err error
-			c.chunks, done, err = rechunk(c.chunks[:0], &c.in, &c.body)
-			if err != nil {
-				return badBody(err)
+		if len(piece) > 0 || end {
+			var trailers []message.Field
+			if end {
+				u.read.Store(true) // before the backend can answer
+				trailers = c.requestTrailers()
 			}
-			piece = c.chunks
-		} else {
-			left := c.body.Remaining()
-			piece = c.in.unread()
-			if int64(len(piece)) >= left {
-				piece, done = piece[:left], true
-			}
-			c.body.Skip(int64(len(piece)))
-			c.in.r += len(piece)
-		}
-		if done {
-			u.read.Store(true) // before the backend can answer
-		}
-		if len(piece) > 0 {
-			link.ArmWrite(c.timeouts.BetweenBytes)
-			if _, err := link.Write(piece); err != nil {
-				if errors.Is(err, os.ErrDeadlineExceeded) {
+			if err := u.send(piece, end, trailers, c.timeouts.BetweenBytes); err != nil {
+				if isTimeout(err) {
 					return exchange.Failure{Kind: exchange.WriteTimeout}
 				}
 				u.sentAt.Store(int64(c.p.now()))
 				return exchange.Failure{}
 			}
 		}
-		if done {
+		if end {
 			u.sentAt.Store(int64(c.p.now()))
 			u.complete = true
 			return exchange.Failure{}
 		}
+		if piece, end, f = c.receiveBody(u); f.Kind != exchange.None {
+			return f
+		}
 	}
 }
 
-// receiveBody reads from the client, who may be silent for BodyTimeout, but for
-// as long as the backend likes if it is for 100 (Continue) that it waits.
-func (c *client) receiveBody(u *upload) (int, exchange.Failure) {
-	c.armRead(c.p.now() + c.p.config.BodyTimeout)
+// receiveBody receives the next piece of the body, which is empty if what came
+// was framing only.
+func (c *client) receiveBody(u *upload) (piece []byte, end bool, f exchange.Failure) {
+	c.in.r, c.in.w = 0, 0 // what was there is sent
+	if c.body.Remaining() > smallBuffer || c.in.w == len(c.in.b) {
+		c.in.grow(largeBuffer)
+	}
+	n, end, f := c.readBody(u)
+	if f.Kind != exchange.None {
+		return nil, false, f
+	}
+	u.received += int64(n)
+	if c.tooSlow(u) {
+		return nil, false, exchange.Failure{Kind: exchange.ClientTimeout, Text: "the request's body came too slowly"}
+	}
+	if c.stream != nil {
+		return c.in.b[:n], end, f
+	}
+	c.in.w += n
+	piece, end, err := unframe(&c.in, &c.body)
+	if err != nil {
+		return nil, false, badBody(err)
+	}
+	return piece, end, f
+}
+
+// rateGrace is for how long a body may be slower than MinBodyRate.
+const rateGrace = 5 * time.Second
+
+// tooSlow tells if the client sends so little that it can only mean to keep the
+// connection busy. What is waited for the backend does not count, nor what comes
+// while it answers already.
+func (c *client) tooSlow(u *upload) bool {
+	slack := u.waited - rateGrace
+	return c.p.config.MinBodyRate > 0 && slack > 0 && !u.answering.Load() &&
+		u.received < int64(slack.Seconds()*float64(c.p.config.MinBodyRate))
+}
+
+// readBody reads from the client, who may be silent for BodyTimeout, but for as
+// long as the backend likes if it is for 100 (Continue) that it waits, or if the
+// answer has begun. With HTTP/2 it tells the end of the body.
+func (c *client) readBody(u *upload) (n int, end bool, f exchange.Failure) {
+	began := c.p.now()
+	limit := began + c.p.config.BodyTimeout
+	c.armRead(limit)
 	for {
 		if u.stopping.Load() {
-			return 0, exchange.Failure{Kind: exchange.ClientGone} // nobody asks
+			return 0, false, exchange.Failure{Kind: exchange.ClientGone} // nobody asks
 		}
-		n, err := c.conn.Read(c.in.room())
-		switch {
-		case n > 0:
-			u.awaited.Store(false)
-			c.shard.received.Add(uint64(n))
-			return n, exchange.Failure{}
-		case !errors.Is(err, os.ErrDeadlineExceeded):
-			return 0, exchange.Failure{Kind: exchange.ClientGone}
+		var err error
+		if c.stream != nil {
+			n, err = c.stream.Read(c.in.b)
+		} else {
+			n, err = c.conn.Read(c.in.room())
 		}
 		now := c.p.now()
 		switch {
-		case u.awaited.Load():
-			c.setRead(now + c.p.config.BodyTimeout)
-		case now < c.reading.want:
-			c.setRead(c.reading.want)
-		default:
-			return 0, exchange.Failure{Kind: exchange.ClientTimeout}
+		case n > 0 || err == io.EOF && c.stream != nil:
+			if !u.awaited.Swap(false) {
+				u.waited += now - began
+			}
+			c.shard.received.Add(uint64(n))
+			return n, err == io.EOF, exchange.Failure{}
+		case !isTimeout(err):
+			return 0, false, exchange.Failure{Kind: exchange.ClientGone}
+		case u.awaited.Load() || u.answering.Load():
+			began = now // and the time until then was the backend's
+			limit = now + c.p.config.BodyTimeout
+		case now >= limit:
+			return 0, false, exchange.Failure{Kind: exchange.ClientTimeout}
 		}
+		c.rearmRead(limit)
+	}
+}
+
+// rearmRead arms what armRead may have left for later.
+func (c *client) rearmRead(at time.Duration) {
+	if c.stream != nil {
+		c.stream.ArmRead(at - c.p.now())
+	} else {
+		c.setRead(at)
 	}
 }
 

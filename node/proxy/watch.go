@@ -86,10 +86,22 @@ func (c *client) unblock() {
 	if b := c.waitingOn.Load(); b != nil {
 		b.Abort()
 	}
+	if b := c.calling.Load(); b != nil {
+		b.Abort()
+	}
 }
 
 // nudge makes the wait for a client's bytes end, so that it is thought over.
-func (c *client) nudge() { c.conn.SetReadDeadline(longAgo) }
+func (c *client) nudge() {
+	switch {
+	case c.stream != nil:
+		c.stream.ArmRead(1)
+	case c.http2.Load() != nil:
+		c.http2.Load().GoAway()
+	case !c.greeting.Load(): // what comes before requests has its own time
+		c.conn.SetReadDeadline(longAgo)
+	}
+}
 
 var longAgo = time.Unix(1, 0)
 
@@ -100,12 +112,15 @@ func (c *client) abort() {
 		c.unblock()
 	}
 	c.cancel()
-	c.conn.Close()
+	if c.stream == nil {
+		c.conn.Close()
+	}
 }
 
 // startWait begins a wait for a backend.
 func (c *client) startWait() {
 	c.waitingOn.Store(nil)
+	c.calling.Store(nil)
 	c.state.Store(c.p.tick.Load())
 }
 

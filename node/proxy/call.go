@@ -1,0 +1,123 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"os"
+	"time"
+
+	"roster/exchange"
+	"roster/http2"
+	"roster/message"
+	"roster/pool"
+)
+
+// A call is a request to a backend that speaks HTTP/2: a stream in a connection,
+// called session by the pool, that many requests share.
+
+// dialCall takes a place in a session.
+func (c *client) dialCall(ctx context.Context, want pool.Request) exchange.Step {
+	s, reused, err := c.picked.Pool.GetSession(ctx, want, c.p.startSession)
+	if err != nil {
+		return c.fail(c.notConnected(err))
+	}
+	c.session = s.(*http2.Conn)
+	if c.gone() || c.aborted.Load() {
+		return c.fail(exchange.Failure{Kind: exchange.ClientGone})
+	}
+	return c.x.Connected(reused)
+}
+
+// sessionWrites is how long a backend may take no byte of a connection that many
+// requests share. Each request has its own, shorter or longer, timeout besides.
+const sessionWrites = 60 * time.Second
+
+// startSession makes an HTTP/2 session of a new connection.
+func (p *Proxy) startSession(conn *pool.Conn) (pool.Session, error) {
+	h := http2.NewClient(conn, http2.Config{
+		MaxHeaderSize: p.config.Limits.MaxHead,
+		MaxFields:     p.config.Limits.MaxFields,
+		WriteTimeout:  sessionWrites,
+	})
+	go h.Run()
+	return h, nil
+}
+
+// sendCall sends the request in a stream of its own and receives the answer's
+// head.
+func (c *client) sendCall() exchange.Step {
+	var trailers []message.Field
+	if c.whole && c.request.Length < 0 {
+		trailers = c.requestTrailers()
+	}
+	scheme := "http"
+	if c.picked.Def.TLS != nil {
+		scheme = "https"
+	}
+	session := c.session
+	c.session = nil
+	end := c.whole && len(trailers) == 0
+	call, n, err := session.Open(&c.x.Request, scheme, c.first, end)
+	if err != nil {
+		return c.fail(c.callBroken(err))
+	}
+	c.call = call
+	c.calling.Store(call)
+	if c.gone() || c.aborted.Load() {
+		return c.fail(exchange.Failure{Kind: exchange.ClientGone})
+	}
+	c.armBackend(c.timeouts.FirstByte)
+	if !end || n < len(c.first) {
+		c.startUpload(c.first[n:])
+	}
+	return c.callHead()
+}
+
+// callHead receives the next head of the answer.
+func (c *client) callHead() exchange.Step {
+	for {
+		err := c.call.Head(&c.answer)
+		if err == nil {
+			if !c.begun {
+				c.begun = true
+				c.mark(&c.marks.firstByte)
+			}
+			return c.answered()
+		}
+		if !c.extend(err) {
+			return c.fail(c.callBroken(err))
+		}
+	}
+}
+
+// callBroken says what an error of a call means before the answer's head is
+// complete.
+func (c *client) callBroken(err error) exchange.Failure {
+	f := c.broken(err)
+	var reset *http2.ResetError
+	if f.Kind == exchange.ClientGone || errors.Is(err, os.ErrDeadlineExceeded) || !errors.As(err, &reset) {
+		return f
+	}
+	switch {
+	case reset.Unprocessed:
+		f.Kind, f.Unprocessed = exchange.Closed, true
+	case reset.Remote:
+		f.Kind = exchange.Incomplete
+	default:
+		f.Kind = exchange.BadAnswer
+	}
+	return f
+}
+
+// endCall ends what is left of a call: an answer may be whole before its request
+// is.
+func (c *client) endCall() {
+	if s := c.session; s != nil {
+		c.session = nil
+		s.Unreserve()
+	}
+	if call := c.call; call != nil {
+		c.call = nil
+		call.Reset(http2.Cancel)
+	}
+}
