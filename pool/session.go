@@ -22,7 +22,8 @@ type Session interface {
 	Unreserve()
 	// Active is the number of exchanges under way or reserved.
 	Active() int
-	// Done is closed when Reserve will never be true again.
+	// Done is closed when the session has ended; Reserve may be false for good
+	// before that.
 	Done() <-chan struct{}
 	// GoAway ends the session with its last exchange, at once if Active is 0. What
 	// is reserved already may still be used, so the backend must not be told

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math/rand/v2"
 	"net"
 	"sync"
 	"syscall"
@@ -706,5 +707,69 @@ func TestConnOfASessionIsANetConn(t *testing.T) {
 	}
 	if err := c.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// No place is lost and no session forgotten, whoever comes, goes, waits, drains
+// and ends at the same time.
+func TestSessionsUnderStress(t *testing.T) {
+	t.Parallel()
+	n := &network{}
+	m := manager(t, Config{Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+		select {
+		case <-time.After(time.Duration(rand.IntN(300)) * time.Microsecond):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		return n.dial(ctx, network, address)
+	}})
+	s := &starter{places: 3}
+	var all sync.WaitGroup
+	var pools []*Pool
+	for i := range 8 {
+		def := h2cBackend
+		def.NoReuse = i == 0
+		p := acquire(t, m, def)
+		pools = append(pools, p)
+		all.Go(func() {
+			for j := range 300 {
+				ctx, cancel := context.WithTimeout(context.Background(), time.Duration(rand.IntN(2000))*time.Microsecond)
+				r := Request{Fresh: j%17 == 0}
+				if j%2 == 0 {
+					r.ConnectTimeout = time.Duration(1+rand.IntN(2000)) * time.Microsecond
+				}
+				x, _, err := p.GetSession(ctx, r, s.start)
+				if err == nil {
+					if j%11 == 0 {
+						x.GoAway()
+					}
+					if j%5 == 0 {
+						time.Sleep(100 * time.Microsecond)
+					}
+					x.Unreserve() // panics if the place was given twice
+				}
+				cancel()
+				if st := p.Stats(); int(st.Opened-st.Closed) != st.Active+st.Idle {
+					t.Errorf("counts differ: %+v", st)
+				}
+				if i == 1 && j%50 == 0 {
+					p.Drain(j%100 == 0)
+				}
+			}
+		})
+	}
+	all.Wait()
+	for _, p := range pools {
+		p.Release()
+	}
+	for _, f := range s.all() {
+		select {
+		case <-f.Done():
+		case <-time.After(10 * time.Second):
+			t.Fatalf("a session is left with %d places taken", f.Active())
+		}
+	}
+	for _, end := range n.ends {
+		end.Close()
 	}
 }

@@ -927,3 +927,56 @@ func TestConnGivesItsSocket(t *testing.T) {
 	}
 	c.Discard()
 }
+
+// With the protocol h2 nothing else is spoken: a backend that does not choose it
+// by ALPN is an error, not noise.
+func TestBackendHasToAgreeOnH2(t *testing.T) {
+	t.Parallel()
+	ca := newCA(t)
+	certificate := pair(t, ca.issue(t, "127.0.0.1"))
+	for _, row := range []struct {
+		name     string
+		protocol store.Protocol
+		alpn     []string // of the definition
+		server   []string
+		want     string // agreed on
+		status   string // if that fails
+	}{
+		{"h2", store.HTTP2, nil, []string{"http/1.1", "h2"}, "h2", ""},
+		{"h2 among others", store.HTTP2, []string{"h2", "http/1.1"}, []string{"h2"}, "h2", ""},
+		{"the backend has no ALPN", store.HTTP2, nil, nil, "", "tls_protocol_error"},
+		{"the backend refuses", store.HTTP2, nil, []string{"http/1.1"}, "", "tls_alert_received"},
+		{"the backend chooses another", store.HTTP2, []string{"http/1.1", "h2"}, []string{"http/1.1"}, "", "tls_protocol_error"},
+		{"http/1.1 offers nothing", store.HTTP1, nil, []string{"h2", "http/1.1"}, "", ""},
+		{"http/1.1 offered", store.HTTP1, []string{"http/1.1"}, []string{"http/1.1"}, "http/1.1", ""},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			t.Parallel()
+			o := listen(t, "tcp", "127.0.0.1:0")
+			def := o.backend()
+			def.Protocol = row.protocol
+			def.TLS = &store.TLS{CA: ca.pem, ALPN: row.alpn}
+			p := acquireWith(t, manager(t, Config{}), def, Deps{})
+			ended := make(chan struct{})
+			go func() {
+				defer close(ended)
+				tls.Server(o.accept(), &tls.Config{Certificates: []tls.Certificate{certificate}, NextProtos: row.server}).Handshake()
+			}()
+			c, err := p.Get(t.Context(), Request{ConnectTimeout: 10 * time.Second})
+			<-ended
+			if row.status != "" {
+				if e := wantKind(t, err, TLS, false); e.ProxyStatus() != row.status || e.Stage != Handshake {
+					t.Errorf("%v is %s, want %s", e, e.ProxyStatus(), row.status)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Discard()
+			if c.Protocol() != row.want {
+				t.Errorf("agreed on %q, want %q", c.Protocol(), row.want)
+			}
+		})
+	}
+}
