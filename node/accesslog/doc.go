@@ -13,11 +13,11 @@
 // # What a reader of the log can rely on
 //
 // A line is a request; nothing that a client sends can begin another line, or leave
-// its field. Lines are written whole: what writes to the same file by appending, or
-// to the same pipe in pieces of at most 4 KiB, does not come between. Lines of one
-// client's connection are in order, others may be off by the time between two
-// writes. Where the disk was full in the middle of a line, the next line begins on
-// a new one.
+// its field. Lines are written whole: what others append to the same file does not
+// come between, nor what they write to the same pipe, but in lines above 4 KiB.
+// Lines of one client's connection are in order, others may be off by the time
+// between two writes. Where the disk was full in the middle of a line, the next line
+// begins on a new one.
 //
 // # JSON
 //
@@ -45,9 +45,9 @@
 //	request_id   X-Request-Id
 //	revision     that of the table that routed the request
 //
-// Times that take are in seconds, with six decimals. They are absent where the request did
-// not come so far, texts and addresses where there is nothing to say. Bytes that are
-// no UTF-8 become U+FFFD, as in encoding/json.
+// queue, connect, first_byte and total are in seconds, with six decimals, and absent
+// where the request did not come so far. Texts and addresses are absent where there
+// is nothing to say. Bytes that are no UTF-8 become U+FFFD, as in encoding/json.
 //
 // # Combined
 //

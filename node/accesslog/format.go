@@ -165,10 +165,11 @@ func cut[T string | []byte](s T, limit int) (T, bool) {
 	if len(s) <= limit {
 		return s, false
 	}
-	for limit > 0 && s[limit]&0xc0 == 0x80 { // within a character
-		limit--
+	end := limit
+	for end > limit-utf8.UTFMax && s[end]&0xc0 == 0x80 { // within a character
+		end--
 	}
-	return s[:limit], true
+	return s[:end], true
 }
 
 const hex = "0123456789abcdef"
