@@ -25,6 +25,11 @@ func Main(m *testing.M) int {
 // Roster is the path of the roster binary under test.
 func Roster(t testing.TB) string {
 	t.Helper()
+	return roster(t, Race())
+}
+
+func roster(t testing.TB, race bool) string {
+	t.Helper()
 	if path := os.Getenv("ROSTER_E2E_BIN"); path != "" {
 		abs, err := filepath.Abs(path)
 		if err != nil {
@@ -32,11 +37,10 @@ func Roster(t testing.TB) string {
 		}
 		return abs
 	}
-	var flags []string
-	if Race() {
-		flags = append(flags, "-race")
+	if race {
+		return built(t, "roster-race", "roster/cmd/roster", "-race")
 	}
-	return built(t, "roster", "roster/cmd/roster", flags...)
+	return built(t, "roster", "roster/cmd/roster")
 }
 
 // Race reports whether roster is built with the race detector.

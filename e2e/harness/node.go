@@ -22,6 +22,9 @@ type NodeConfig struct {
 	Args []string
 	// Env is added to the environment.
 	Env []string
+	// Plain leaves the race detector out, for tests that measure: it multiplies time
+	// and memory.
+	Plain bool
 }
 
 // A Node is a roster node in a process of its own. Restart keeps its addresses, and
@@ -76,7 +79,7 @@ func (n *Node) Start() {
 		args = append(args, "--node-id", n.config.ID)
 		name = "node " + n.config.ID
 	}
-	n.Process = StartProcess(n.t, name, Roster(n.t), append(args, n.config.Args...), n.config.Env)
+	n.Process = StartProcess(n.t, name, roster(n.t, Race() && !n.config.Plain), append(args, n.config.Args...), n.config.Env)
 }
 
 // For is the same node for a subtest, which must fail itself and not its parent.
