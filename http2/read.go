@@ -109,6 +109,10 @@ func (c *Conn) readFrame(fh frames.FrameHeader) error {
 		return c.takeGoAway(f)
 	case *frames.RSTStreamFrame:
 		return c.takeReset(f)
+	case *frames.PriorityFrame:
+		if f.StreamDep == f.StreamID {
+			return frames.StreamError{StreamID: f.StreamID, Code: frames.ErrCodeProtocol}
+		}
 	}
 	return nil
 }
