@@ -270,6 +270,9 @@ func (w *work) build(name string) {
 	b.Pool, b.Fault = w.acquire(b.Def)
 	if b.Pool != nil && s.Override != nil && s.Override.Def.State == store.Drain {
 		b.Pool.Drain(true)
+		if old != nil {
+			old.Drain(true) // it is where the requests under way return their connections
+		}
 	}
 	if old != nil {
 		w.after = append(w.after, old.Release)
