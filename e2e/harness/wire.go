@@ -93,12 +93,15 @@ func (w *Wire) Take(n int) string {
 // Line reads a line, CRLF included.
 func (w *Wire) Line() string {
 	w.t.Helper()
-	s, err := w.in.ReadString('\n')
+	s, err := w.ReadLine()
 	if err != nil {
 		w.t.Fatalf("read a line: %v after %q", err, s)
 	}
 	return s
 }
+
+// ReadLine reads a line, CRLF included. It may be called from any goroutine.
+func (w *Wire) ReadLine() (string, error) { return w.in.ReadString('\n') }
 
 // ReadRequest is the function of that name. It may be called from any goroutine.
 func (w *Wire) ReadRequest() (Message, error) { return ReadRequest(w.in) }
