@@ -43,6 +43,8 @@
 //
 // # What it does not do
 //
-// Know the version of HTTP that carries the messages: codecs do. Choose a
+// Know how messages are written: codecs do. Of versions it knows what differs in
+// meaning: HTTP/1.0 has no interim answers and no chunks, and an HTTP/2 client's
+// connection outlives a request whose body was not read. Choose a
 // backend: the table does. Measure time: the driver does, by Timeouts.
 package exchange

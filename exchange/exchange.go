@@ -38,7 +38,8 @@ const (
 	// Reply: send Response and Body, which the exchange made; the last step.
 	Reply
 	// Cut: close the client's connection without another byte, so that it cannot
-	// take what it got for the whole (see Reset); the last step.
+	// take what it got for the whole (see Reset), or with HTTP/2 reset the stream;
+	// the last step.
 	Cut
 )
 
@@ -48,7 +49,8 @@ type Exchange struct {
 	// Request is what to send to the backend at Send.
 	Request message.Request
 	// Response is what to send to the client at Interim, Answer, Tunnel and Reply.
-	// Its Close says whether to close the connection afterwards.
+	// Its Close says whether to close the connection afterwards; with HTTP/2, where
+	// that would end other requests too, it is true only after CloseClient.
 	Response message.Response
 	// Body goes with Response at Reply. It is nil where there may be none.
 	Body []byte
@@ -62,12 +64,15 @@ type Exchange struct {
 	client   netip.Addr
 	revision int64 // asked for, then that of the table
 	minor    uint8 // of the client's version
-	retries  int
+	retries  int   // tries of other backends
+	repeats  int   // of the same
+	refusals int   // repeats because the request was not processed
 	interims int
 	failure  Kind
 
 	head       bool // the method is HEAD
 	idempotent bool
+	stream     bool // HTTP/2: the client has other requests on its connection
 	upgrade    bool // an upgrade was asked for, and was sent on
 	clientKept bool // client holds the client's address
 	built      bool // Request is made, but for what the backend decides
@@ -91,7 +96,7 @@ func (x *Exchange) Begin(p *Policy, peer *Peer, in *message.Request) Step {
 	x.in = in
 	x.minor = in.Minor
 	if in.Major > 1 {
-		x.minor = 1
+		x.minor, x.stream = 1, true
 	}
 	x.head = string(in.Method) == "HEAD"
 	x.idempotent = idempotent(in.Method)
@@ -150,6 +155,10 @@ func (x *Exchange) check() Step {
 		// A method that a gateway does not implement: RFC 9110 9.1. What follows the
 		// head would be the tunnel's.
 		return x.Failed(Failure{Kind: BadRequest, Status: 501, Text: "CONNECT is not implemented"})
+	}
+	if x.stream && len(in.Authority) == 0 && in.Get(message.Host) == nil {
+		// As HTTP/1.1 without Host, which the parser refuses (RFC 9112 3.2).
+		return x.Failed(Failure{Kind: BadRequest, Text: "the request names no host"})
 	}
 	minRevision := x.policy.config.MinRevisionWait > 0
 	tiers := 0
@@ -223,6 +232,9 @@ func (x *Exchange) reflect() []byte {
 	start := len(x.scratch)
 	b := append(append(append(x.scratch, x.in.Method...), ' '), x.in.Target...)
 	b = append(append(b, " HTTP/1."...), '0'+x.minor, '\r', '\n')
+	if x.stream && x.in.Get(message.Host) == nil {
+		b = append(append(append(b, "Host: "...), x.in.Authority...), '\r', '\n')
+	}
 	for _, f := range x.in.Fields {
 		switch f.ID {
 		case message.Authorization, message.ProxyAuthorization, message.Cookie:
@@ -323,8 +335,9 @@ func (x *Exchange) Reset() bool {
 // Failure is why there is no good answer, None if there is one.
 func (x *Exchange) Failure() Kind { return x.failure }
 
-// Retries is how often the request was sent again, to the same backend or another.
-func (x *Exchange) Retries() int { return x.retries }
+// Retries is how many times the request was tried again, with the same backend
+// or with another.
+func (x *Exchange) Retries() int { return x.retries + x.repeats }
 
 // RequestID is the value of X-Request-Id.
 func (x *Exchange) RequestID() []byte { return x.requestID }
@@ -336,7 +349,8 @@ func (x *Exchange) Head() bool { return x.head }
 // went wrong can still be told.
 func (x *Exchange) Withdraw() { x.sentHead = false }
 
-// ClientMinor is the minor version of HTTP/1 that the client speaks.
+// ClientMinor is the minor version of HTTP/1 that the client speaks; with HTTP/2
+// it is 1, which has all that HTTP/2 has.
 func (x *Exchange) ClientMinor() uint8 { return x.minor }
 
 // idempotent says whether sending a request twice means no more than once

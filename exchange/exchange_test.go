@@ -114,8 +114,11 @@ func TestRequestFields(t *testing.T) {
 	}{
 		{"end to end", request("Accept: */*", "X-Any: a b", "Cookie: c=1", "Authorization: Basic x", "Cache-Control: no-cache"),
 			[]string{"GET /p?q HTTP/1.1", "Host: h.test", "Accept: */*", "X-Any: a b", "Cookie: c=1", "Authorization: Basic x", "Cache-Control: no-cache"}, nil},
-		{"hop by hop", request("Connection: keep-alive", "Keep-Alive: 5", "Proxy-Connection: x", "TE: trailers", "Upgrade: h2c", "HTTP2-Settings: AAA"),
+		{"hop by hop", request("Connection: keep-alive", "Keep-Alive: 5", "Proxy-Connection: x", "TE: gzip;q=0.5", "Upgrade: h2c", "HTTP2-Settings: AAA"),
 			nil, []string{"Connection", "Keep-Alive", "TE:", "Upgrade", "HTTP2-Settings"}},
+		{"trailers wanted", request("Connection: TE", "TE: deflate;q=0.5, Trailers"), []string{"TE: trailers", "Connection: TE"}, []string{"deflate"}},
+		{"trailers wanted twice", request("TE: trailers", "te: trailers"), []string{"TE: trailers"}, []string{"te:"}},
+		{"trailers wanted by 1.0", "GET / HTTP/1.0\r\nTE: trailers\r\n\r\n", nil, []string{"TE"}},
 		{"named by Connection", request("Connection: X-Foo, close", "x-foo: 1", "X-Bar: 2"), []string{"X-Bar: 2"}, []string{"foo", "close"}},
 		{"Connection cannot take out what all need", request("Connection: Host, Via, X-Forwarded-For, Cookie, Authorization, Content-Type", "Cookie: c", "Content-Type: t", "Authorization: a"),
 			[]string{"Host: h.test", "Cookie: c", "Content-Type: t", "Authorization: a", "Via: 1.1 roster (id)", "X-Forwarded-For: 192.0.2.1"}, nil},

@@ -80,9 +80,15 @@ type Failure struct {
 	Type   string // RFC 9209 2.3
 	Text   string // a few words for the client
 	// Unprocessed: the backend surely did nothing with the request, so that it may
-	// be sent again whatever its method, if all of it is still there.
+	// be sent again whatever its method, if all of it is still there (RFC 9113 8.7:
+	// REFUSED_STREAM, or GOAWAY with an earlier stream).
 	Unprocessed bool
 }
+
+// maxRefusals is how many times a request goes to the same backend again because
+// it was not processed: once for a connection that was just closing, once more
+// for bad luck. A backend that goes on refusing has enough to do.
+const maxRefusals = 2
 
 // Failed reports a failure at whatever stage. The connection to the backend, if
 // there is one, is of no more use; the slot is still held if the next step is
@@ -95,11 +101,12 @@ func (x *Exchange) Failed(f Failure) Step {
 	switch {
 	case x.sentHead || f.Kind == ClientGone:
 		return x.cut()
-	case x.again(f.Kind):
+	case x.again(f):
 		x.failure = None
 		x.fresh = true
+		x.repeats++
 		return Connect
-	case x.another(f.Kind):
+	case x.another(f):
 		x.failure = None
 		x.fresh = false
 		x.retries++
@@ -108,19 +115,27 @@ func (x *Exchange) Failed(f Failure) Step {
 	return x.error(f)
 }
 
-// again says whether the same backend is asked once more: a reused connection
-// may have been closed at the very moment it was taken, which is nobody's fault.
-func (x *Exchange) again(k Kind) bool {
-	return k == Closed && x.reused && !x.fresh && x.repeatable()
+// again says whether the same backend is asked once more: it said that it did not
+// look at the request; or a reused connection may have been closed at the very
+// moment it was taken, which is nobody's fault.
+func (x *Exchange) again(f Failure) bool {
+	if f.Unprocessed && x.refusals < maxRefusals && !x.bodyGone && !x.interim {
+		x.refusals++
+		return true
+	}
+	return f.Kind == Closed && x.reused && !x.fresh && x.repeatable()
 }
 
-// another says whether another backend is asked. Where nothing was sent yet, any
-// request may be sent elsewhere.
-func (x *Exchange) another(k Kind) bool {
+// another says whether another backend is asked. Where nothing was sent yet, or
+// nothing was looked at, any request may be sent elsewhere.
+func (x *Exchange) another(f Failure) bool {
 	if x.route == nil || x.retries >= x.route.Retries || x.interim {
 		return false
 	}
-	switch k {
+	if f.Unprocessed {
+		return !x.bodyGone
+	}
+	switch f.Kind {
 	case Busy, Sick, Refused, ConnectTimeout:
 		return !x.bodyGone
 	case Closed, Incomplete, WriteTimeout, FirstByte, BetweenBytes, BadAnswer:
@@ -135,7 +150,7 @@ func (x *Exchange) repeatable() bool { return x.idempotent && !x.bodyGone && !x.
 
 // cut ends an exchange that cannot be answered any more.
 func (x *Exchange) cut() Step {
-	x.Response.Close = true
+	x.Response.Close = !x.stream
 	return Cut
 }
 
@@ -171,7 +186,7 @@ func (x *Exchange) error(f Failure) Step {
 		x.field(retryAfter, one)
 	}
 	x.body(body)
-	if f.Kind == BadRequest || f.Kind == BadBody || f.Kind == ClientTimeout {
+	if !x.stream && (f.Kind == BadRequest || f.Kind == BadBody || f.Kind == ClientTimeout) {
 		x.Response.Close = true // where the next request begins is not known
 	}
 	return Reply

@@ -19,6 +19,7 @@ var (
 	plainText   = []byte("text/plain; charset=utf-8")
 	messageHTTP = []byte("message/http")
 	one         = []byte("1")
+	trailers    = []byte("trailers")
 )
 
 // hop says whether a field is for the next recipient only (RFC 9110 7.6.1), or

@@ -7,6 +7,7 @@ import (
 	"unsafe"
 
 	"roster/message"
+	"roster/store"
 )
 
 // build makes Request of the client's head: everything that does not depend on
@@ -22,17 +23,13 @@ func (x *Exchange) build() {
 	if x.route != nil && x.route.StripPrefix != "" {
 		out.Target = x.strip(in.Target, x.route.StripPrefix)
 	}
-	// An upgrade to h2c would let whatever follows past every rule (RFC 9113 has
-	// dropped it), HTTP/1.0 has none, and one with a body is nobody's practice.
-	if in.Upgrade != nil && x.minor > 0 && in.Length == 0 && !message.HasToken(in.Upgrade, "h2c") {
-		out.Upgrade, x.upgrade = in.Upgrade, true
-	}
 	trusted := x.peer.trusted
 	limited := string(in.Method) == "TRACE" || string(in.Method) == "OPTIONS"
-	var proto, host, forwarded, chain bool
+	var proto, host, forwarded, chain, te bool
 	for i := range in.Fields {
 		f := &in.Fields[i]
 		if hop(f.ID) && (f.ID != message.ContentLength || in.Length != 0) {
+			te = te || f.ID == message.TE && x.minor > 0 && message.HasToken(f.Value, "trailers")
 			continue
 		}
 		switch f.ID {
@@ -75,6 +72,11 @@ func (x *Exchange) build() {
 		fields = append(fields, *f)
 	}
 
+	if te {
+		// Trailers are passed on, so the wish for them may be: gRPC insists on it.
+		// Other codings end here.
+		fields = append(fields, message.New(message.TE, trailers))
+	}
 	if len(x.peer.text) > 0 {
 		value := x.peer.text
 		if trusted && chain {
@@ -168,6 +170,19 @@ func (x *Exchange) setBackend() {
 	}
 	x.Request.Authority = host
 	x.Request.Close = x.def.NoReuse
+	x.Request.Upgrade = nil
+	if x.upgrade = x.mayUpgrade(); x.upgrade {
+		x.Request.Upgrade = x.in.Upgrade
+	}
+}
+
+// mayUpgrade says whether the backend is asked to change the protocol. HTTP/2 and
+// HTTP/1.0 have no upgrade, one to h2c would let whatever follows past every rule
+// (RFC 9113 has dropped it), and one with a body is nobody's practice.
+func (x *Exchange) mayUpgrade() bool {
+	in := x.in
+	return in.Upgrade != nil && x.minor > 0 && !x.stream && in.Length == 0 &&
+		x.def.Protocol != store.HTTP2 && x.def.Protocol != store.H2C && !message.HasToken(in.Upgrade, "h2c")
 }
 
 // Client is the address that the request is from: the peer's, or what trusted

@@ -58,7 +58,7 @@ func (x *Exchange) answer(in *message.Response) {
 		if in.Length == message.UntilClose {
 			out.Length = message.Unknown
 		}
-		out.Close = x.closing || !x.bodyRead || x.minor == 0 && out.Length < 0
+		out.Close = x.endsConnection() || x.minor == 0 && out.Length < 0
 	}
 	if in.Status == 101 {
 		out.Upgrade = in.Upgrade
@@ -139,11 +139,15 @@ func (x *Exchange) respond(r *store.Respond) Step {
 func (x *Exchange) begin(status int) {
 	x.Response = message.Response{
 		Status: status, Reason: text(reason(status)), Major: 1, Minor: 1,
-		Close:  x.closing || !x.bodyRead,
+		Close:  x.endsConnection(),
 		Fields: append(x.Response.Fields[:0], message.New(message.Date, x.policy.date())),
 	}
 	x.sentHead = true
 }
+
+// endsConnection says whether the client's connection ends with the answer: it was
+// to end anyway, or the rest of the body would be taken for the next request.
+func (x *Exchange) endsConnection() bool { return x.closing || !x.bodyRead && !x.stream }
 
 func (x *Exchange) field(id message.ID, value []byte) {
 	x.Response.Fields = append(x.Response.Fields, message.New(id, value))
