@@ -1,18 +1,25 @@
 package node
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/hashicorp/go-multierror"
 
 	"roster/exchange"
+	"roster/http1"
+	"roster/node/accesslog"
+	"roster/node/certs"
+	"roster/node/proxy"
+	"roster/node/table"
 	"roster/pool"
 	"roster/store"
 	"roster/store/embedded"
@@ -21,8 +28,16 @@ import (
 // Config says what a node listens on, which etcd it follows and how it proxies.
 type Config struct {
 	// Listen are the addresses for clients: "host:port", ":port" for all
-	// addresses, "unix:///path". At least one.
+	// addresses, "tls://host:port", "unix:///path". At least one.
 	Listen []string
+	// Certificates are those of files for the listeners with TLS, which have
+	// those of the definitions besides.
+	Certificates certs.Config
+	// AcceptProxy are the peers whose connections must begin with a PROXY header.
+	AcceptProxy []netip.Prefix
+	// MaxConnections are served at a time by each listener; further clients wait
+	// in the system's queue. Zero: any number.
+	MaxConnections int
 	// Admin is the loopback address of the admin API; empty for none.
 	Admin string
 	// AdminHosts are names besides loopback's that a request to the admin API
@@ -51,6 +66,16 @@ type Config struct {
 
 	// Proxy is the policy towards clients.
 	Proxy exchange.Config
+	// Limits bound the heads of requests, and of answers.
+	Limits http1.Limits
+	// IdleTimeout, HeadTimeout, BodyTimeout and WriteTimeout bound what clients may
+	// keep a connection waiting for, as in [proxy.Config]. Zero: its defaults.
+	IdleTimeout, HeadTimeout, BodyTimeout, WriteTimeout time.Duration
+	// MinBodyRate is how many bytes a second a request's body must have, as in
+	// [proxy.Config]. Zero: no such limit.
+	MinBodyRate int64
+	// AccessLog gets a line for each request. The zero value: none.
+	AccessLog accesslog.Config
 	// DNSInterval is how often names of backends are resolved; zero means 30s.
 	DNSInterval time.Duration
 	// Destinations says where backends may point. Run adds the node's own
@@ -69,9 +94,33 @@ func (c Config) Validate() error {
 		fail("listen is missing, want an address such as :8080")
 	}
 	for _, l := range c.Listen {
-		if _, _, err := network(l); err != nil {
+		if _, err := parseEndpoint(l); err != nil {
 			fail("listen is %q: %w", l, err)
 		}
+	}
+	errs = multierror.Append(errs, c.Certificates.Validate())
+	if files := c.Certificates.Files; len(files) > 0 && !c.hasTLS() {
+		fail("tls-cert is %q, and no listener has TLS, want one such as tls://:443", files[0].Cert)
+	}
+	if ca := c.Certificates.ClientCA; ca != "" && !c.hasTLS() {
+		fail("tls-client-ca is %q, and no listener has TLS, want one such as tls://:443", ca)
+	}
+	if c.MaxConnections < 0 {
+		fail("max-connections is %d, want 0 (any number) or more", c.MaxConnections)
+	}
+	switch c.AccessLog.Format {
+	case "", accesslog.JSON, accesslog.Combined:
+	default:
+		fail("access-log is %q, want off, json or combined", c.AccessLog.Format)
+	}
+	if n := c.Limits.MaxHead; n != 0 && (n < leastHead || n > mostHead) {
+		fail("max-header-size is %d bytes, want %d to %d", n, leastHead, mostHead)
+	}
+	if n := c.Limits.MaxFields; n < 0 || n > mostFields {
+		fail("max-header-fields is %d, want 1 to %d", n, mostFields)
+	}
+	if n := c.Limits.MaxTarget; n < 0 || n > mostHead {
+		fail("max-target-size is %d bytes, want 1 to %d", n, mostHead)
 	}
 	if c.Admin != "" && checkHostPort(c.Admin) != nil {
 		fail("admin is %q: %w", c.Admin, checkHostPort(c.Admin))
@@ -90,7 +139,10 @@ func (c Config) Validate() error {
 	if c.DrainTimeout < 0 {
 		fail("drain timeout is %v, want 0 or more", c.DrainTimeout)
 	}
-	errs = multierror.Append(errs, c.Proxy.Validate(),
+	serving := c.serving()
+	serving.Limits = http1.Limits{} // checked above
+	serving.Table, serving.Await = func() *table.Table { return nil }, func(context.Context, int64) error { return nil }
+	errs = multierror.Append(errs, serving.Validate(),
 		pool.Config{DNSInterval: c.DNSInterval, Rules: c.Destinations}.Validate())
 	return errs.ErrorOrNil()
 }
@@ -111,24 +163,57 @@ func defaultID(listen string) string {
 	if err != nil {
 		host = "localhost"
 	}
-	if _, port, err := net.SplitHostPort(listen); err == nil {
+	if _, port, err := net.SplitHostPort(strings.TrimPrefix(listen, tlsScheme)); err == nil {
 		return host + ":" + port
 	}
 	return host
 }
 
-// network splits a listen address into what net.Listen takes.
-func network(listen string) (net, address string, err error) {
-	if path, ok := strings.CutPrefix(listen, "unix://"); ok {
+// Bounds of the limits of heads: the least holds what a browser sends, the most is
+// memory that each connection may take.
+const (
+	leastHead  = 1 << 10
+	mostHead   = 16 << 20
+	mostFields = 10_000
+)
+
+// serving is the part of the configuration that the proxy has.
+func (c Config) serving() proxy.Config {
+	return proxy.Config{
+		Exchange: c.Proxy, Limits: c.Limits, Logger: c.Logger,
+		IdleTimeout: c.IdleTimeout, HeadTimeout: c.HeadTimeout, BodyTimeout: c.BodyTimeout, WriteTimeout: c.WriteTimeout,
+		MinBodyRate: c.MinBodyRate,
+	}
+}
+
+// hasTLS says whether a listener has TLS.
+func (c Config) hasTLS() bool {
+	return slices.ContainsFunc(c.Listen, func(l string) bool { return strings.HasPrefix(l, tlsScheme) })
+}
+
+const (
+	tlsScheme  = "tls://"
+	unixScheme = "unix://"
+)
+
+// endpoint is a place to listen, as net.Listen takes it.
+type endpoint struct {
+	network, address string
+	tls              bool
+}
+
+func parseEndpoint(listen string) (endpoint, error) {
+	if path, ok := strings.CutPrefix(listen, unixScheme); ok {
 		if path == "" {
-			return "", "", errors.New("want unix:///path")
+			return endpoint{}, errors.New("want unix:///path")
 		}
-		return "unix", path, nil
+		return endpoint{network: "unix", address: path}, nil
 	}
-	if strings.Contains(listen, "://") {
-		return "", "", errors.New("want host:port, :port or unix:///path; this version has no TLS listeners")
+	address, tls := strings.CutPrefix(listen, tlsScheme)
+	if strings.Contains(address, "://") {
+		return endpoint{}, errors.New("want host:port, :port, tls://host:port or unix:///path")
 	}
-	return "tcp", listen, checkHostPort(listen)
+	return endpoint{network: "tcp", address: address, tls: tls}, checkHostPort(address)
 }
 
 func checkHostPort(address string) error {

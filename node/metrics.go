@@ -2,6 +2,7 @@ package node
 
 import (
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -12,8 +13,8 @@ import (
 	"roster/node/proxy"
 )
 
-// perBackend is up to how many backends each has series of its own. Above it,
-// only sums are exported: at six series a backend a scrape of 100,000 would be
+// perBackend is up to how many backends, or certificates, each has series of its
+// own. Above it, only sums are exported: at six series a backend a scrape of 100,000 would be
 // some 60 MB.
 const perBackend = 1000
 
@@ -64,6 +65,16 @@ var (
 	accepted     = desc("client_connections_total", "Connections accepted from clients.")
 	received     = desc("client_received_bytes_total", "Bytes received from clients.")
 	sent         = desc("client_sent_bytes_total", "Bytes sent to clients.")
+	http2        = desc("client_connections_http2_total", "Connections of clients that spoke HTTP/2.")
+	crowded      = desc("listener_full_total", "Times a listener had as many connections as it may have.")
+	noHeader     = desc("proxy_header_refusals_total", "Connections refused for want of a PROXY header.")
+	handshakes   = desc("tls_handshakes_total", "TLS handshakes of clients.", "result")
+	certEnd      = desc("certificate_expiry_timestamp_seconds", "End of a certificate of the listeners, as a Unix time: of files by path, of definitions by name. Above 1000 definitions, of the one that ends first.", "source", "certificate")
+	certReloads  = desc("certificate_reloads_total", "Changed certificate files that took effect.")
+	certFailures = desc("certificate_reload_failures_total", "Changed certificate files that could not be used.")
+	certStale    = desc("certificate_files_stale", "Certificate files that hold something that cannot be used; what was loaded before is in effect.")
+	logged       = desc("access_log_lines_total", "Lines written to the access log.")
+	logDropped   = desc("access_log_dropped_total", "Lines of the access log that were dropped because its output did not keep up.")
 	allActive    = desc("backends_requests_active", "Requests in progress, over all backends.")
 	allQueued    = desc("backends_requests_queued", "Requests waiting for a slot, over all backends.")
 	backendCount = desc("backend_requests_total", "Requests given to a backend. Only up to 1000 backends have series of their own.", "backend")
@@ -130,6 +141,27 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	count(accepted, s.Accepted)
 	count(received, s.Received)
 	count(sent, s.Sent)
+	count(http2, s.HTTP2)
+	count(crowded, s.Crowded)
+	count(noHeader, s.NoHeader)
+	count(handshakes, s.Handshakes, "ok")
+	count(handshakes, s.BadTLS, "failed")
+	if n.certs != nil {
+		st := n.certs.Stats(perBackend)
+		for _, c := range st.Files {
+			gauge(certEnd, float64(c.NotAfter.Unix()), "file", strings.ToValidUTF8(c.Name, "?"))
+		}
+		for _, c := range st.Defined {
+			gauge(certEnd, float64(c.NotAfter.Unix()), "definition", c.Name)
+		}
+		count(certReloads, st.Reloads)
+		count(certFailures, st.Failures)
+		gauge(certStale, float64(st.Stale))
+	}
+	if log := n.log.Load(); log != nil {
+		count(logged, log.Written())
+		count(logDropped, log.Dropped())
+	}
 
 	var sumActive, sumQueued int
 	for slot := range t.Slots("", "") {

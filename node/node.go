@@ -23,7 +23,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
+	"roster/node/accesslog"
 	"roster/node/admin"
+	"roster/node/certs"
 	"roster/node/proxy"
 	"roster/node/table"
 	"roster/pool"
@@ -47,9 +49,11 @@ type Node struct {
 	pools    *pool.Manager
 	applier  *table.Applier
 	proxy    *proxy.Proxy
-	serving  []net.Addr    // where clients are listened for
-	admin    net.Addr      // nil for none
-	applied  chan struct{} // closed once the first table is there
+	certs    *certs.Set                    // of listeners with TLS; nil without any
+	log      atomic.Pointer[accesslog.Log] // nil for none
+	serving  []net.Addr                    // where clients are listened for
+	admin    net.Addr                      // nil for none
+	applied  chan struct{}                 // closed once the first table is there
 	draining atomic.Bool
 
 	applySeconds prometheus.Histogram
@@ -68,6 +72,9 @@ func New(c Config) (*Node, error) {
 // finish. It returns nil after that, or why it could not go on. Call it once.
 func (n *Node) Run(ctx context.Context) error {
 	log := n.config.Logger
+	if err := n.open(); err != nil {
+		return err
+	}
 	listeners, err := n.listen()
 	if err != nil {
 		return err
@@ -114,13 +121,20 @@ func (n *Node) Run(ctx context.Context) error {
 	}
 	defer n.store.Close()
 
-	// What is below the proxy outlives it, so that requests in flight finish.
+	// What is below the proxy outlives it, so that requests in flight finish, and
+	// their lines are written.
 	below, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	g, gctx := errgroup.WithContext(below)
 	g.Go(func() error { return n.watcher.Run(gctx) })
 	g.Go(func() error { return n.pools.Run(gctx) })
 	g.Go(func() error { return n.apply(gctx) })
+	if n.certs != nil {
+		g.Go(func() error { return n.certs.Run(gctx) })
+	}
+	if accessLog := n.log.Load(); accessLog != nil {
+		g.Go(func() error { return accessLog.Run(gctx) })
+	}
 	if adminListener != nil {
 		server := &admin.Server{Node: n, Hosts: n.config.AdminHosts, Metrics: n.metrics()}
 		g.Go(func() error { return server.Serve(gctx, adminListener) })
@@ -144,13 +158,36 @@ func (n *Node) Run(ctx context.Context) error {
 	return err
 }
 
+// open makes what the node has of files.
+func (n *Node) open() (err error) {
+	c := &n.config
+	if c.hasTLS() {
+		c.Certificates.Logger = c.Logger
+		if n.certs, err = certs.New(c.Certificates); err != nil {
+			return fmt.Errorf("node: %w", err)
+		}
+	}
+	if c.AccessLog.Format != "" {
+		c.AccessLog.Logger = c.Logger
+		log, err := accesslog.New(c.AccessLog)
+		if err != nil {
+			return fmt.Errorf("node: %w", err)
+		}
+		n.log.Store(log)
+	}
+	return nil
+}
+
 // listen opens all listeners, or none.
-func (n *Node) listen() (all []net.Listener, err error) {
+func (n *Node) listen() (all []proxy.Listener, err error) {
 	for _, address := range n.config.Listen {
-		network, address, err := network(address)
+		e, err := parseEndpoint(address)
 		if err == nil {
-			var l net.Listener
-			if l, err = listen(network, address); err == nil {
+			l := proxy.Listener{AcceptProxy: n.config.AcceptProxy, MaxConnections: n.config.MaxConnections}
+			if e.tls {
+				l.TLS = n.certs.TLS()
+			}
+			if l.Listener, err = listen(e.network, e.address); err == nil {
 				all = append(all, l)
 				continue
 			}
@@ -198,13 +235,15 @@ func (n *Node) build(own []netip.AddrPort) (err error) {
 	}
 	n.pools = pool.New(pool.Config{DNSInterval: c.DNSInterval, Rules: rules, Logger: c.Logger})
 	n.applier = table.NewApplier(n.pools)
-	n.proxy = proxy.New(proxy.Config{Table: n.applier.Current, Await: n.await, Exchange: c.Proxy, Logger: c.Logger})
+	serving := c.serving()
+	serving.Table, serving.Await, serving.AccessLog = n.applier.Current, n.await, n.log.Load()
+	n.proxy = proxy.New(serving)
 	return nil
 }
 
 // serve runs the proxy until ctx ends, then drains it. Work that outlives ctx
 // ends with below.
-func (n *Node) serve(ctx, below context.Context, listeners []net.Listener) error {
+func (n *Node) serve(ctx, below context.Context, listeners []proxy.Listener) error {
 	log := n.config.Logger
 	select {
 	case <-n.applied:
@@ -215,9 +254,9 @@ func (n *Node) serve(ctx, below context.Context, listeners []net.Listener) error
 	}
 	g, gctx := errgroup.WithContext(below)
 	for _, l := range listeners {
-		log.Info("serving", "address", l.Addr().String())
+		log.Info("serving", "address", l.Addr().String(), "tls", l.TLS != nil)
 		g.Go(func() error {
-			if err := n.proxy.Serve(gctx, proxy.Listener{Listener: l}); err != nil {
+			if err := n.proxy.Serve(gctx, l); err != nil {
 				return fmt.Errorf("node: %s: %w", l.Addr(), err)
 			}
 			return nil
@@ -261,6 +300,9 @@ func (n *Node) apply(ctx context.Context) error {
 		if err != nil {
 			return nil // ctx has ended
 		}
+		if n.certs != nil {
+			n.certs.Apply(certificates(change)) // before the table, whose revision says that all is in effect
+		}
 		old := n.Table()
 		t := n.applier.Apply(change)
 		took := time.Since(change.Received)
@@ -278,6 +320,31 @@ func (n *Node) apply(ctx context.Context) error {
 		for r := range t.NewlyRejected(old) {
 			n.config.Logger.Warn("definition rejected", "key", r.Key, "revision", r.Revision, "in_effect", r.InEffect, "error", r.Err)
 		}
+	}
+}
+
+// certificates are those that a change puts into effect; nil for one taken out.
+func certificates(change watcher.Change) map[string]*store.Certificate {
+	changed := make(map[string]*store.Certificate)
+	for _, key := range change.Deletes {
+		if key.Kind == store.Certificates {
+			changed[key.Name] = nil
+		}
+	}
+	for _, item := range change.Puts {
+		if item.Key.Kind == store.Certificates {
+			def, _ := item.Definition.(*store.Certificate) // nil: rejected, with nothing in its place
+			changed[item.Key.Name] = def
+		}
+	}
+	return changed
+}
+
+// Reopen has the file of the access log opened anew, after it was moved away. It
+// may be called at any time; where there is none it does nothing.
+func (n *Node) Reopen() {
+	if log := n.log.Load(); log != nil {
+		log.Reopen()
 	}
 }
 

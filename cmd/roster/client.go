@@ -118,3 +118,38 @@ func (d *duration) Set(s string) error {
 	}
 	return err
 }
+
+// size is a flag in the syntax of definitions: "65536", "64KiB".
+type size[T int | int64] struct{ p *T }
+
+func newSize[T int | int64](p *T, value T) size[T] {
+	*p = value
+	return size[T]{p}
+}
+
+func (s size[T]) String() string {
+	if s.p == nil { // pflag asks a zero one
+		return "0"
+	}
+	switch n := int64(*s.p); {
+	case n > 0 && n%(1<<20) == 0:
+		return fmt.Sprintf("%dMiB", n>>20)
+	case n > 0 && n%(1<<10) == 0:
+		return fmt.Sprintf("%dKiB", n>>10)
+	default:
+		return fmt.Sprint(n)
+	}
+}
+
+func (s size[T]) Type() string { return "size" }
+
+func (s size[T]) Set(text string) error {
+	v, err := store.ParseSize(text)
+	if err == nil && int64(T(v)) != v {
+		err = fmt.Errorf("%q is too large", text)
+	}
+	if err == nil {
+		*s.p = T(v)
+	}
+	return err
+}

@@ -4,14 +4,20 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/go-multierror"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"roster/cmd/roster/internal/manifest"
 	"roster/cmd/roster/internal/settings"
 	"roster/node"
+	"roster/node/accesslog"
+	"roster/node/certs"
 	"roster/store"
 	"roster/store/embedded"
 )
@@ -28,6 +34,10 @@ func nodeCommand(s streams) *cobra.Command {
 		errorStatus    string
 		trusted        []net.IPNet
 		allow, deny    []net.IPNet
+		acceptProxy    []net.IPNet
+		certFiles      []string
+		keyFiles       []string
+		accessLog      string
 	)
 	cmd := &cobra.Command{
 		Use:   "node",
@@ -41,14 +51,25 @@ SIGTERM and SIGINT end it: it is not ready any more, goes on for --drain-delay, 
 takes no new connections, lets requests in progress finish for at most --drain-timeout
 and ends with exit code 0. A second signal ends it at once.
 
+Listeners with TLS (tls://) show the certificate that has the host which the client
+names, of --tls-cert or of the definitions in etcd, else the first --tls-cert. Files
+that change are loaded within seconds. HTTP/2 is spoken to clients that want it, with TLS by
+ALPN and without by prior knowledge.
+
+With --access-log-file, SIGHUP opens the file anew, after it was moved away.
+
 The file of --config has the same names, in YAML; the command line wins over the
 environment, and that over the file:
 
-    listen: [":8080"]
+    listen: [":80", "tls://:443"]
+    tls-cert: [/etc/roster/www.pem]
+    tls-key: [/etc/roster/www.key]
     etcd: [10.0.0.1:2379, 10.0.0.2:2379]
     drain-delay: 5s`,
 		Example: `  roster node
   roster node --etcd 10.0.0.1:2379,10.0.0.2:2379 --listen :80 --drain-delay 5s
+  roster node --listen :80 --listen tls://:443 --tls-cert www.pem --tls-key www.key
+  roster node --accept-proxy 10.0.0.0/24 --access-log json --access-log-file access.log
   roster node --config /etc/roster/node.yaml
   ROSTER_ETCD=10.0.0.1:2379 roster node`,
 		Args: args(0, 0, "no arguments"),
@@ -60,6 +81,7 @@ environment, and that over the file:
 			}
 			errs := &multierror.Error{}
 			cfg.Proxy.TrustedProxies = prefixes(trusted)
+			cfg.AcceptProxy = prefixes(acceptProxy)
 			cfg.Destinations.Allow, cfg.Destinations.Deny = prefixes(allow), prefixes(deny)
 			switch unknownFields {
 			case "reject":
@@ -75,6 +97,19 @@ environment, and that over the file:
 			default:
 				errs = multierror.Append(errs, usage("--error-status is %q, want varnish or nothing", errorStatus))
 			}
+			if len(certFiles) == len(keyFiles) {
+				for i := range certFiles {
+					cfg.Certificates.Files = append(cfg.Certificates.Files, certs.Pair{Cert: certFiles[i], Key: keyFiles[i]})
+				}
+			} else {
+				errs = multierror.Append(errs, usage("--tls-cert is given %d times and --tls-key %d times, want a key for each certificate, in the same order", len(certFiles), len(keyFiles)))
+			}
+			if accessLog != "off" {
+				cfg.AccessLog.Format = accesslog.Format(accessLog)
+			}
+			errs = multierror.Append(errs, positive(cmd.Flags(),
+				"idle-timeout", "head-timeout", "body-timeout", "write-timeout",
+				"max-header-size", "max-header-fields", "max-target-size")...)
 			cfg.Store = etcd.config()
 			if len(etcd.endpoints) == 0 {
 				cfg.Embedded = &embedded.Config{Dir: data, Listen: embeddedListen}
@@ -94,12 +129,30 @@ environment, and that over the file:
 			if err != nil {
 				return withCode(exitUsage, err) // it has only checked what it was given
 			}
+			if cfg.AccessLog.File != "" {
+				defer onHangup(n.Reopen)()
+			}
 			return n.Run(cmd.Context())
 		},
 	}
 	f := cmd.Flags()
 	f.StringVar(&config, "config", "", "file with settings: the names of these flags, in YAML")
-	f.StringSliceVar(&cfg.Listen, "listen", []string{":8080"}, "address for clients, HOST:PORT or unix:///PATH; may be given again")
+	f.StringSliceVar(&cfg.Listen, "listen", []string{":8080"}, "address for clients, HOST:PORT, tls://HOST:PORT or unix:///PATH; may be given again")
+	f.StringSliceVar(&certFiles, "tls-cert", nil, "file with a certificate, and those that lead to its CA, for listeners with TLS; the first is for clients that name no host we have; may be given again, and not at all if etcd has certificates")
+	f.StringSliceVar(&keyFiles, "tls-key", nil, "file with the key of a --tls-cert, in the same order")
+	f.StringVar(&cfg.Certificates.ClientCA, "tls-client-ca", "", "file with the CA certificates that clients' certificates are verified with; clients without one are refused")
+	f.IPNetSliceVar(&acceptProxy, "accept-proxy", nil, "peers whose connections must begin with a PROXY header, version 1 or 2, CIDR,...")
+	f.StringVar(&accessLog, "access-log", "off", "a line for each request: off, json or combined")
+	f.StringVar(&cfg.AccessLog.File, "access-log-file", "", "file of the access log; by default the standard output")
+	f.IntVar(&cfg.MaxConnections, "max-connections", 65536, "connections of clients at a time, for each listener; more wait to be accepted; 0 is without limit")
+	f.Var(newDuration(&cfg.IdleTimeout, 60*time.Second), "idle-timeout", "how long a connection may be without a request")
+	f.Var(newDuration(&cfg.HeadTimeout, 15*time.Second), "head-timeout", "how long a request's head may take, and a TLS handshake")
+	f.Var(newDuration(&cfg.BodyTimeout, 30*time.Second), "body-timeout", "longest silence within a request's body")
+	f.Var(newDuration(&cfg.WriteTimeout, 60*time.Second), "write-timeout", "how long a client may accept no byte of an answer")
+	f.Var(newSize(&cfg.MinBodyRate, 240), "min-body-rate", "bytes a second that a request's body must have on average, after 5s; 0 is without limit")
+	f.Var(newSize(&cfg.Limits.MaxHead, 64<<10), "max-header-size", "bytes of a request's head, or an answer's")
+	f.IntVar(&cfg.Limits.MaxFields, "max-header-fields", 128, "fields in a head")
+	f.Var(newSize(&cfg.Limits.MaxTarget, 16<<10), "max-target-size", "bytes of a request's target")
 	f.StringVar(&cfg.Admin, "admin", defaultAdmin, "address of the admin API, HOST:PORT on loopback; empty for none")
 	f.StringSliceVar(&cfg.AdminHosts, "admin-host", nil, "name besides those of loopback that requests to the admin API may have as Host; may be given again")
 	etcd.add(f, nil, "etcd of a fleet; none runs an etcd in the node")
@@ -120,6 +173,38 @@ environment, and that over the file:
 	f.StringVar(&cfg.Destinations.PathDir, "backend-path-allow", "", "the only folder where backends' sockets may be")
 	f.TextVar(&level, "log-level", &level, "least level of the log: debug, info, warn or error")
 	return cmd
+}
+
+// positive reports the flags of these that are 0: what a node is given as 0 it takes for
+// its default, and a public server has to have these limits.
+func positive(flags *pflag.FlagSet, names ...string) (errs []error) {
+	for _, name := range names {
+		if f := flags.Lookup(name); f.Value.String() == "0" || f.Value.String() == "0s" {
+			errs = append(errs, usage("--%s is %s, want more than 0; the default is %s", name, f.Value, f.DefValue))
+		}
+	}
+	return errs
+}
+
+// onHangup calls f at each SIGHUP until stop is called.
+func onHangup(f func()) (stop func()) {
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	done := make(chan struct{})
+	go func() {
+		for {
+			select {
+			case <-hangups:
+				f()
+			case <-done:
+				return
+			}
+		}
+	}()
+	return func() {
+		signal.Stop(hangups)
+		close(done)
+	}
 }
 
 // prefixes turns networks as flags have them into those of package netip. IPv4 is IPv4,

@@ -21,6 +21,12 @@ func TestNodeUsageErrors(t *testing.T) {
 		"--etcd-user u":                                  {"store: etcd user u without a password"},
 		"--embedded-etcd-listen 0.0.0.0:2379":            {"embedded etcd: listening on 0.0.0.0:2379, which is not loopback"},
 		"--admin 127.0.0.1:99999":                        {`admin is "127.0.0.1:99999": `},
+		"--listen tls://:443 --tls-cert a":               {"--tls-cert is given 1 times and --tls-key 0 times, want a key for each"},
+		"--tls-client-ca nowhere":                        {"client CA: stat nowhere: ", `tls-client-ca is "nowhere", and no listener has TLS`},
+		"--idle-timeout 0s --max-header-fields 0":        {"--idle-timeout is 0s, want more than 0; the default is 1m", "--max-header-fields is 0, want more than 0; the default is 128"},
+		"--max-header-size 8GiB --max-target-size 17MiB": {"max-header-size is 8589934592 bytes, want 1024 to 16777216", "max-target-size is 17825792 bytes, want 1 to 16777216"},
+		"--max-connections -1 --access-log apache":       {"max-connections is -1, want 0 (any number) or more", `access-log is "apache", want off, json or combined`},
+		"--min-body-rate fast":                           {`invalid argument "fast" for "--min-body-rate" flag: "fast" is not a size`},
 		"--prefix bad --listen :x --error-status apache": {"--error-status is", `listen is ":x": `, `store: prefix is "bad"`},
 	} {
 		t.Run(args, func(t *testing.T) {

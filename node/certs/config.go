@@ -45,7 +45,13 @@ func load(c Config) (*Set, error) {
 		errs = multierror.Append(errs, fmt.Errorf("interval of certificate files is %v, want 0 (the default) or more", c.Interval))
 	}
 	s := newSet(c)
+	paths := make(map[string]bool)
 	for _, f := range s.files {
+		if paths[f.cert.path] {
+			errs = multierror.Append(errs, fmt.Errorf("certificate %s is given twice", f.cert.path))
+			continue
+		}
+		paths[f.cert.path] = true
 		f.poll()
 		e, err := f.load()
 		if err != nil {

@@ -373,7 +373,7 @@ func TestNewReportsAllThatIsWrong(t *testing.T) {
 	empty := filepath.Join(dir, "empty")
 	certstest.WriteFile(t, empty, "")
 	err := Config{
-		Files:    []Pair{{Cert: filepath.Join(dir, "none"), Key: mixed.Key}, {Cert: mixed.Cert, Key: filepath.Join(dir, "nokey")}, mixed, locked},
+		Files:    []Pair{{Cert: filepath.Join(dir, "none"), Key: mixed.Key}, {Cert: filepath.Join(dir, "b.pem"), Key: filepath.Join(dir, "nokey")}, mixed, locked, locked},
 		ClientCA: empty, Interval: -1,
 	}.Validate()
 	if err == nil {
@@ -382,7 +382,7 @@ func TestNewReportsAllThatIsWrong(t *testing.T) {
 	for _, want := range []string{
 		"interval", "certificate: open " + filepath.Join(dir, "none"), "key: open " + filepath.Join(dir, "nokey"),
 		"certificate " + mixed.Cert + " with key " + mixed.Key + ": private key does not match public key",
-		"key " + locked.Key + " has a password", "client CA " + empty + ": no certificate in it",
+		"key " + locked.Key + " has a password", "certificate " + locked.Cert + " is given twice", "client CA " + empty + ": no certificate in it",
 	} {
 		if !strings.Contains(strings.ReplaceAll(err.Error(), "stat ", "open "), want) {
 			t.Errorf("nothing about %q in: %v", want, err)

@@ -11,10 +11,6 @@ import (
 func unserved(def store.Definition) (warnings []string) {
 	warn := func(format string, args ...any) { warnings = append(warnings, fmt.Sprintf(format, args...)) }
 	switch d := def.(type) {
-	case *store.Backend:
-		if d.Protocol != store.HTTP1 {
-			warn("protocol: %s is not spoken to backends by this version: requests get 502", d.Protocol)
-		}
 	case *store.Probe:
 		warn("probes are not run by this version: backends count as healthy")
 	case *store.Director:
