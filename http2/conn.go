@@ -100,6 +100,7 @@ type drain uint8
 const (
 	no        drain = iota
 	announced       // a server's first: streams on their way are still taken
+	leaving         // a client's own: what is reserved may still be opened
 	gone            // no new streams
 )
 
@@ -310,7 +311,8 @@ func (c *Conn) fail(err error) {
 
 // GoAway ends the connection gracefully: no new streams, and it is closed when the
 // last one has ended. A server says so twice, so that streams on their way are
-// not lost (RFC 9113 section 6.8). It does not block, and may be called again.
+// not lost (RFC 9113 section 6.8); a client at the end, and places reserved before
+// may still be used. It does not block, and may be called again.
 func (c *Conn) GoAway() {
 	c.mu.Lock()
 	c.goAway()
@@ -322,8 +324,9 @@ func (c *Conn) goAway() {
 		return
 	}
 	if c.client {
-		c.drain = gone
-		c.appendGoAway(0, NoError, "")
+		// Said at the end: many servers close a connection with no stream open as
+		// soon as they hear it, and one may be about to be opened.
+		c.drain = leaving
 		c.closeIfDone()
 	} else {
 		c.drain = announced
@@ -349,7 +352,10 @@ func (c *Conn) drained() {
 
 // closeIfDone closes a connection that is to end when nothing is open any more.
 func (c *Conn) closeIfDone() {
-	if c.drain == gone && len(c.streams) == 0 && c.reserved == 0 && !c.closing {
+	if (c.drain == gone || c.drain == leaving) && len(c.streams) == 0 && c.reserved == 0 && !c.closing {
+		if c.drain == leaving {
+			c.appendGoAway(0, NoError, "")
+		}
 		c.closing = true
 		c.flushLater()
 	}
@@ -408,7 +414,7 @@ func (c *Conn) Open(r *message.Request, scheme string, data []byte, end bool) (s
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.reserved--
-	if c.err != nil || c.drain != no || c.nextID > maxStreamID {
+	if c.err != nil || c.drain == gone || c.nextID > maxStreamID {
 		c.closeIfDone()
 		return nil, 0, &ResetError{Code: RefusedStream, Unprocessed: true}
 	}
