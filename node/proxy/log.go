@@ -82,7 +82,7 @@ func (c *client) log(now time.Duration) {
 	e.Sent = c.bodySent
 	e.Received = int64(len(c.first))
 	if c.upload != nil {
-		e.Received = c.upload.received
+		e.Received = c.upload.body
 	}
 	if c.taken != nil {
 		e.Route, e.Director = c.taken.Name, c.taken.Def.Backend

@@ -288,6 +288,39 @@ func TestClientTimeouts(t *testing.T) {
 			expect(t, "backend's connection", b.rest(), "")
 		})
 	})
+	t.Run("body rate", func(t *testing.T) {
+		inBubble(t, Config{MinBodyRate: 100}, "", nil, func(t *testing.T, p *pipes) {
+			c := p.client()
+			c.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 9999\r\n\r\n")
+			b := p.origin()
+			b.head()
+			go io.Copy(io.Discard, b.Conn)
+			start := time.Now()
+			for range 10 { // 100 bytes, 6 s: the grace is 5 s, and then 100 bytes a second
+				time.Sleep(600 * time.Millisecond)
+				c.send("0123456789")
+			}
+			time.Sleep(time.Second)
+			c.send("0123456789")
+			contains(t, "answer", c.head(), " 408 ", "\r\nConnection: close\r\n")
+			after(t, start, 7*time.Second)
+		})
+	})
+	t.Run("body rate is not what the backend makes it", func(t *testing.T) {
+		inBubble(t, Config{MinBodyRate: 100}, "", nil, func(t *testing.T, p *pipes) {
+			c := p.client()
+			c.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\n")
+			b := p.origin()
+			b.head()
+			for range 10 {
+				go c.send("x")
+				time.Sleep(20 * time.Second) // the byte is there, but nobody takes it
+				b.take(1)
+			}
+			b.send(okay)
+			contains(t, "answer", c.head(), " 200 ")
+		})
+	})
 	t.Run("reads nothing", func(t *testing.T) {
 		inBubble(t, Config{}, "", nil, func(t *testing.T, p *pipes) {
 			c := p.client()

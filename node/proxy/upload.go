@@ -33,7 +33,8 @@ type upload struct {
 	frame   []byte
 	bufs    net.Buffers
 
-	received int64         // of the body
+	received int64         // from the client, framing included
+	body     int64         // of the body itself
 	waited   time.Duration // for the client
 
 	// After done:
@@ -46,7 +47,7 @@ type upload struct {
 func (c *client) startUpload(rest []byte) {
 	u := &upload{
 		done: make(chan struct{}), link: c.link, call: c.call, rest: rest,
-		chunked: c.x.Request.Length < 0, received: int64(len(c.first)),
+		chunked: c.x.Request.Length < 0, received: int64(len(c.first)), body: int64(len(c.first)),
 	}
 	u.read.Store(c.whole)
 	u.awaited.Store(c.request.Expect100 && len(c.first) == 0)
@@ -162,6 +163,7 @@ func (c *client) pumpBody(u *upload) (f exchange.Failure) {
 		if piece, end, f = c.receiveBody(u); f.Kind != exchange.None {
 			return f
 		}
+		u.body += int64(len(piece))
 	}
 }
 
