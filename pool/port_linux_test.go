@@ -36,7 +36,7 @@ func TestLocalPortsAreSharedByDestinations(t *testing.T) {
 		for _, o := range origins {
 			conn, err := dialTCP(t.Context(), &d, o)
 			if errors.Is(err, unix.ENOPROTOOPT) {
-				t.Skip("Linux before 6.3: ", err)
+				lack(t, "Linux before 6.3: %v", err)
 			}
 			if err != nil {
 				t.Log(err)
