@@ -97,6 +97,7 @@ func collect(b testing.TB, n *harness.Node) map[string]int64 {
 	stats := map[string]int64{}
 	for line := range strings.Lines(n.AdminGet("/debug/pprof/heap?gc=1&debug=1").Body) {
 		name, value, ok := strings.Cut(strings.TrimSpace(strings.TrimPrefix(line, "#")), " = ")
+		value, _, _ = strings.Cut(value, " / ") // in use, of what was taken from the system
 		if v, err := strconv.ParseInt(value, 10, 64); ok && err == nil {
 			stats[name] = v
 		}
