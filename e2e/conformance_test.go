@@ -478,8 +478,11 @@ var requestCases = []requestCase{
 	{name: "a preface of HTTP/2 behind a good request", send: get("/1", "") + "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + canary, answers: []int{200, 505}, seen: []string{`GET /1 a ""`}},
 
 	// Fields that are for one hop only, and those that say who the client is.
-	{name: "fields for this hop", send: get("/", "Connection: X-Drop, keep-alive\r\nX-Drop: a\r\nKeep-Alive: timeout=5\r\nProxy-Connection: close\r\nTE: trailers\r\n") + canary,
-		answers: []int{200, 200}, seen: []string{`GET / a ""`}, check: lacks("x-drop", "keep-alive", "proxy-connection", "te")},
+	{name: "fields for this hop", send: get("/", "Connection: X-Drop, keep-alive\r\nX-Drop: a\r\nKeep-Alive: timeout=5\r\nProxy-Connection: close\r\n") + canary,
+		answers: []int{200, 200}, seen: []string{`GET / a ""`}, check: lacks("x-drop", "keep-alive", "proxy-connection")},
+	{name: "TE says that trailers are welcome, as they are, and no more", send: get("/", "TE: gzip;q=0.5, trailers\r\n") + canary,
+		answers: []int{200, 200}, seen: []string{`GET / a ""`}, check: has("te", "trailers")},
+	{name: "TE without trailers ends here", send: get("/", "TE: gzip\r\n") + canary, answers: []int{200, 200}, seen: []string{`GET / a ""`}, check: lacks("te")},
 	{name: "an upgrade to h2c is not passed on", send: get("/", "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n") + canary,
 		answers: []int{200, 200}, seen: []string{`GET / a ""`}, check: lacks("upgrade", "http2-settings")},
 	{name: "an upgrade in HTTP/1.0 is not passed on", send: "GET / HTTP/1.0\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
