@@ -9,6 +9,10 @@
 // must follow. What a new connection has to send before anything else (preamble,
 // PROXY header) goes out with the first Write.
 //
+// HTTP/2 carries many requests in one connection: GetSession returns a Session
+// with a place reserved in it, and those who come while one is being made wait for
+// it instead of dialling one each.
+//
 // Manager.Run resolves names and closes what was idle for too long.
 //
 // # Liveness
