@@ -89,13 +89,7 @@ func built(t testing.TB, name, pkg string, flags ...string) string {
 	t.Helper()
 	builds.mu.Lock()
 	defer builds.mu.Unlock()
-	if builds.dir == "" {
-		dir, err := os.MkdirTemp("", "roster-e2e-")
-		if err != nil {
-			t.Fatal(err)
-		}
-		builds.dir, builds.done = dir, map[string]error{}
-	}
+	makeBuildDir(t)
 	path := filepath.Join(builds.dir, name)
 	err, ok := builds.done[name]
 	if !ok {
@@ -106,6 +100,18 @@ func built(t testing.TB, name, pkg string, flags ...string) string {
 		t.Fatal(err)
 	}
 	return path
+}
+
+// makeBuildDir makes the folder for what is built. The caller holds the mutex.
+func makeBuildDir(t testing.TB) {
+	t.Helper()
+	if builds.dir == "" {
+		dir, err := os.MkdirTemp("", "roster-e2e-")
+		if err != nil {
+			t.Fatal(err)
+		}
+		builds.dir, builds.done = dir, map[string]error{}
+	}
 }
 
 func build(path, pkg string, flags []string) error {
