@@ -228,7 +228,7 @@ func describe(f frames.Frame, dec *hpack.Decoder) string {
 	case *frames.RSTStreamFrame:
 		line += " " + f.ErrCode.String()
 	case *frames.GoAwayFrame:
-		line += " " + strconv.Itoa(int(f.LastStreamID)) + " " + f.ErrCode.String()
+		line = "GOAWAY " + strconv.Itoa(int(f.LastStreamID)) + " " + f.ErrCode.String()
 	case *frames.WindowUpdateFrame:
 		line += " " + strconv.Itoa(int(f.Increment))
 	case *frames.PingFrame:

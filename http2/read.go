@@ -64,15 +64,18 @@ func (c *Conn) want(n int) {
 }
 
 func (c *Conn) readPreface() error {
-	c.want(len(frames.ClientPreface))
-	p, err := c.br.Peek(len(frames.ClientPreface))
-	if string(p) != frames.ClientPreface[:len(p)] {
-		return fatal(ProtocolError, "invalid preface")
+	for n := 0; n < len(frames.ClientPreface); {
+		c.want(n + 1)
+		if _, err := c.br.Peek(n + 1); err != nil {
+			return err
+		}
+		n = min(c.br.Buffered(), len(frames.ClientPreface))
+		p, _ := c.br.Peek(n)
+		if string(p) != frames.ClientPreface[:n] {
+			return fatal(ProtocolError, "invalid preface")
+		}
 	}
-	if err != nil {
-		return err
-	}
-	c.br.Discard(len(p))
+	c.br.Discard(len(frames.ClientPreface))
 	return nil
 }
 
@@ -320,7 +323,7 @@ func (c *Conn) refuse(s *Stream, code uint32, msg string) error {
 
 func (c *Conn) refuseWith(s *Stream, code uint32, err error) error {
 	s.lost() // the peer did as good as reset it
-	s.reset(code, err)
+	s.reset(code, err, true)
 	return c.fault(resetSize)
 }
 
@@ -676,7 +679,7 @@ func (c *Conn) takeGoAway(f *frames.GoAwayFrame) error {
 	c.drain = gone
 	for id, s := range c.streams {
 		if id > f.LastStreamID {
-			s.err, s.remote = &ResetError{Code: RefusedStream, Remote: true, Unprocessed: true}, true
+			s.err, s.kept = &ResetError{Code: RefusedStream, Remote: true, Unprocessed: true}, true
 			c.closeStream(s)
 			s.wake()
 		}
@@ -697,7 +700,7 @@ func (c *Conn) takeReset(f *frames.RSTStreamFrame) error {
 	}
 	code := uint32(f.ErrCode)
 	s.err = &ResetError{Code: code, Remote: true, Unprocessed: code == RefusedStream}
-	s.remote = true
+	s.kept = true
 	c.closeStream(s)
 	if !c.client {
 		s.discard()

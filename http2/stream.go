@@ -41,7 +41,7 @@ type Stream struct {
 
 	closed   bool  // not in c.streams any more
 	err      error // reset
-	remote   bool  // by the peer
+	kept     bool  // because of the peer: a client may read what came before
 	handled  bool  // server: the handler has returned
 	onGone   func()
 	wasGone  bool
@@ -146,7 +146,7 @@ func (s *Stream) Read(p []byte) (int, error) {
 			c.flushWindows()
 			return n, nil
 		}
-		if s.remoteEnded && (s.err == nil || s.remote) {
+		if s.remoteEnded && (s.err == nil || s.kept) {
 			return 0, io.EOF
 		}
 		if err := s.awaitRead(); err != nil {
@@ -342,25 +342,28 @@ func (s *Stream) Reset(code uint32) {
 	c := s.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if s.err != nil && !s.remote {
+	if s.err != nil && !s.kept {
 		return
 	}
-	s.reset(code, &ResetError{Code: code})
+	s.reset(code, &ResetError{Code: code}, false)
 	if c.out != nil {
 		c.flushLater()
 	}
 }
 
-// reset ends the stream from here; err is what reads and sends return.
-func (s *Stream) reset(code uint32, err error) {
+// reset ends the stream from here; err is what reads and sends return, or, if the
+// peer is to blame, what a client reads after what came before.
+func (s *Stream) reset(code uint32, err error, blamed bool) {
 	c := s.c
-	s.err, s.remote = err, false
+	s.err, s.kept = err, blamed
 	if !s.closed && c.err == nil {
 		c.appendReset(s.id, code)
 		c.forget(s.id)
 	}
 	c.closeStream(s)
-	s.discard()
+	if !blamed || !c.client {
+		s.discard()
+	}
 	s.wake()
 }
 
@@ -495,7 +498,7 @@ func (s *Stream) finish() {
 	if s.localEnded {
 		code = NoError
 	}
-	s.reset(code, &ResetError{Code: code})
+	s.reset(code, &ResetError{Code: code}, false)
 	c.flush()
 }
 

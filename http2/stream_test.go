@@ -73,7 +73,7 @@ func TestBodiesBothWaysAtOnce(t *testing.T) {
 			c, _ := both(t, cfg, cfg, echo)
 			var wg sync.WaitGroup
 			for i := range 8 {
-				size := 1 << 20
+				size := 1 << 18
 				if window == 1 {
 					size = 2000
 				} else if window == 1000 {
@@ -87,7 +87,7 @@ func TestBodiesBothWaysAtOnce(t *testing.T) {
 				go func() {
 					defer wg.Done()
 					for rest := body; len(rest) > 0; {
-						n := min(len(rest), 1+i*7777)
+						n := min(len(rest), 99+i*7777)
 						if _, err := s.Write(rest[:n]); err != nil {
 							t.Error(err)
 							return
