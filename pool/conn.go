@@ -26,7 +26,8 @@ type Conn struct {
 	net.Conn
 	pool      *Pool // the one that gave it last, nil for a probe's
 	m         *Manager
-	socket    net.Conn        // under TLS
+	socket    net.Conn        // the lowest of all
+	under     *under          // what TLS is over, nil without; if a via has TLS too, the via's
 	raw       syscall.RawConn // of the socket, nil if it has none
 	fd        int             // the socket's descriptor, -1 if it has none
 	prologue  []byte          // still to be sent before anything else

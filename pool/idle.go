@@ -33,7 +33,7 @@ func (s *shared) reuse(p *Pool, unchecked bool) *Conn {
 		s.active++
 		s.reused++
 		s.mu.Unlock()
-		if (c.expires == 0 || s.m.now() < c.expires) && s.current(c) && (unchecked || alive(c.fd)) {
+		if (c.expires == 0 || s.m.now() < c.expires) && s.current(c) && (unchecked || c.fit()) {
 			c.pool, c.reused, c.unchecked = p, true, unchecked
 			// What is armed stays so; the next owner wants none unless it says.
 			c.deadlines[reading].want, c.deadlines[writing].want = 0, 0
@@ -153,20 +153,33 @@ func (s *shared) sweep(now time.Duration) (next int64) {
 	s.mu.Unlock()
 
 	dead := conns[:0]
+	var doubtful []*Conn
 	for len(conns) > 0 {
 		n := min(len(conns), sweepChunk)
 		s.mu.Lock()
 		for _, c := range conns[:n] {
-			// Those taken since are no longer ours to look at.
-			if c.state == idle && (c.expires != 0 && now >= c.expires || !s.current(c) || !alive(c.fd)) {
+			if c.state != idle {
+				continue // taken since, so no longer ours to look at
+			}
+			closed, more := closedOrMore(c.fd)
+			switch {
+			case c.expires != 0 && now >= c.expires, !s.current(c), closed, more && c.under == nil:
 				s.removeLocked(c)
 				dead = append(dead, c)
+			case more:
+				s.unlinkLocked(c)
+				c.state = inUse
+				s.active++
+				doubtful = append(doubtful, c)
 			}
 		}
 		s.mu.Unlock()
 		conns = conns[n:]
 	}
 	closeAll(dead)
+	for _, c := range doubtful {
+		s.judge(c)
+	}
 	seen, next := s.sweepSessions(now)
 
 	s.mu.Lock()
@@ -181,6 +194,29 @@ func (s *shared) sweep(now time.Duration) (next int64) {
 		}
 	}
 	return s.visit
+}
+
+// judge puts a TLS connection that received something while it was idle back, or
+// closes it. The caller has taken it.
+func (s *shared) judge(c *Conn) {
+	fit := c.fit()
+	s.mu.Lock()
+	if !fit || s.retired || c.pool.draining.Load() {
+		s.mu.Unlock()
+		c.end(false)
+		return
+	}
+	// As the one to be used last: it was idle all the time.
+	c.state = idle
+	if c.newer = s.oldest; c.newer != nil {
+		c.newer.older = c
+	} else {
+		s.newest = c
+	}
+	s.oldest = c
+	s.idle++
+	s.active--
+	s.mu.Unlock()
 }
 
 func tickOf(now time.Duration) int64 { return int64(now / tick) }

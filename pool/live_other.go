@@ -5,3 +5,7 @@ package pool
 // alive cannot be told here; a request on a dead connection fails, and is sent
 // again if that may be done.
 func alive(int) bool { return true }
+
+func closedOrMore(int) (closed, more bool) { return false, false }
+
+func readNow(int, []byte) (int, error) { return 0, quiet{} }

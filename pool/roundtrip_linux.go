@@ -37,7 +37,7 @@ type roundTrip struct {
 // before is seen by the look, and what comes later wakes the reader.
 func (c *Conn) RoundTrip(head, body, buf []byte) (int, error) {
 	if c.raw == nil || c.Conn != c.socket {
-		if c.unchecked && !alive(c.fd) {
+		if c.unchecked && !c.fit() {
 			return 0, ErrStale
 		}
 		c.unchecked = false

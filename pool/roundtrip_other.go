@@ -11,7 +11,7 @@ type roundTrip struct{}
 // If Get left it unchecked, and the backend closed the connection or sent
 // something unasked, the error is ErrStale, and nothing was sent.
 func (c *Conn) RoundTrip(head, body, buf []byte) (int, error) {
-	if c.unchecked && !alive(c.fd) {
+	if c.unchecked && !c.fit() {
 		return 0, ErrStale
 	}
 	c.unchecked = false

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"syscall"
 
 	"roster/store"
 )
@@ -72,9 +73,10 @@ func serverName(def *store.Backend) string {
 
 // handshake puts TLS over c. The prologue goes out with the first bytes of it.
 func (c *Conn) handshake(ctx context.Context, addr string, prologue []byte, config *tls.Config) error {
-	below := c.Conn
-	if len(prologue) > 0 {
-		below = &prefixed{Conn: below, prefix: prologue}
+	below := &under{Conn: c.Conn, prefix: prologue}
+	if c.under == nil {
+		c.under = below
+		below.raw = c.raw
 	}
 	conn := tls.Client(below, config)
 	if err := conn.HandshakeContext(ctx); err != nil {
@@ -100,18 +102,75 @@ func (c *Conn) agreed(addr string, protocol store.Protocol) error {
 	return nil
 }
 
-// prefixed is a connection whose first write begins with a prefix.
-type prefixed struct {
+// under is what a TLS connection writes to and reads from.
+type under struct {
 	net.Conn
-	prefix []byte
+	prefix []byte // goes out with the first write
+
+	// For reads that do not wait:
+	raw  syscall.RawConn // of the lowest of several; nil if there is none
+	look bool
+	step func(fd uintptr) bool
+	b    []byte
+	n    int
+	err  error
+	one  [1]byte
 }
 
-func (p *prefixed) Write(b []byte) (int, error) {
-	if p.prefix == nil {
-		return p.Conn.Write(b)
+func (u *under) Write(b []byte) (int, error) {
+	if len(u.prefix) == 0 {
+		return u.Conn.Write(b)
 	}
-	prefix := p.prefix
-	p.prefix = nil
-	n, err := p.Conn.Write(append(clip(prefix), b...))
+	prefix := u.prefix
+	u.prefix = nil
+	n, err := u.Conn.Write(append(clip(prefix), b...))
 	return max(n-len(prefix), 0), err
+}
+
+func (u *under) Read(b []byte) (int, error) {
+	if !u.look {
+		return u.Conn.Read(b)
+	}
+	if u.step == nil {
+		u.step = func(fd uintptr) bool {
+			u.n, u.err = readNow(int(fd), u.b)
+			return true
+		}
+	}
+	u.b = b
+	err := u.raw.Read(u.step)
+	u.b = nil
+	if err != nil {
+		return 0, err
+	}
+	return u.n, u.err
+}
+
+// quiet is the error of a look that finds nothing. A tls.Conn stays usable after
+// an error that is temporary.
+type quiet struct{}
+
+func (quiet) Error() string   { return "pool: nothing to read" }
+func (quiet) Timeout() bool   { return true }
+func (quiet) Temporary() bool { return true }
+
+// fit tells if an idle connection may carry another request. Over TLS, what came
+// unasked may be the protocol's own, as session tickets and key updates, so it is
+// read: only then is it known, and also what was received with the last answer.
+func (c *Conn) fit() bool {
+	u := c.under
+	if u == nil || u.raw == nil {
+		return alive(c.fd)
+	}
+	// A key update may ask for one in return. What the last owner armed may be over.
+	for w := range c.deadlines {
+		if d := &c.deadlines[w]; d.armed != 0 && c.m.now() >= d.armed {
+			d.want = 0
+			c.set(way(w))
+		}
+	}
+	u.look = true
+	n, err := c.Conn.Read(u.one[:])
+	u.look = false
+	return n == 0 && err == quiet{}
 }

@@ -774,7 +774,7 @@ func TestRoundTrip(t *testing.T) {
 			there := o.accept()
 			if row.want == "early" {
 				there.Write([]byte("early")) // it may say nothing more
-				for alive(c.fd) { // and the runtime may have been told already
+				for alive(c.fd) {            // and the runtime may have been told already
 					time.Sleep(time.Millisecond)
 				}
 			}
