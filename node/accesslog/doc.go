@@ -15,9 +15,8 @@
 // A line is a request; nothing that a client sends can begin another line, or leave
 // its field. Lines are written whole: what others append to the same file does not
 // come between, nor what they write to the same pipe, but in lines above 4 KiB.
-// Lines of one client's connection are in order, others may be off by the time
-// between two writes. Where the disk was full in the middle of a line, the next line
-// begins on a new one.
+// They are in the order in which the requests ended. Where the disk was full in the
+// middle of a line, the next line begins on a new one.
 //
 // # JSON
 //

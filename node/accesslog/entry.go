@@ -56,12 +56,3 @@ const (
 	// maxLine bounds a line.
 	maxLine = maxRest + maxEscape*(maxTarget+2*maxText+8*maxName)
 )
-
-// bound is how long the entry's line is at most.
-func (e *Entry) bound() int {
-	return maxRest + maxEscape*(min(len(e.Target), maxTarget)+
-		min(len(e.Referer), maxText)+min(len(e.UserAgent), maxText)+
-		min(len(e.Method), maxName)+min(len(e.Host), maxName)+min(len(e.RequestID), maxName)+
-		min(len(e.Proto), maxName)+min(len(e.Route), maxName)+min(len(e.Director), maxName)+
-		min(len(e.Backend), maxName)+min(len(e.Error), maxName))
-}

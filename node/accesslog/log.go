@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,9 +25,9 @@ type Config struct {
 	// File is the path of the file to append to. It is made with mode 0640 if there
 	// is none. Empty is the standard output.
 	File string
-	// Buffer is how many bytes of memory lines may take that are not written yet.
-	// Zero means 1 MiB, some 3,000 lines. More drops fewer lines when the output
-	// stalls.
+	// Buffer is how many bytes of memory lines may take that are not written yet,
+	// half of it for those that are being written. Zero means 1 MiB, some 2,500
+	// lines. More drops fewer lines when the output stalls.
 	Buffer int
 	// Every is the longest time between two writes. Zero means 100ms. More saves
 	// system calls.
@@ -39,11 +37,11 @@ type Config struct {
 }
 
 const (
-	// flushAt is how much of a buffer is worth a write of its own.
+	// flushAt is how much is worth a write before its time.
 	flushAt = 64 << 10
-	// maxShards is how many buffers there are at most. The lock of one is held for
-	// a third of a microsecond a line.
-	maxShards = 8
+	// usualLine is the size of the memory that lines are formatted in. Longer ones
+	// allocate.
+	usualLine = 4 << 10
 )
 
 // A Log is an access log. Record and Reopen may be called from any goroutine, at
@@ -52,24 +50,24 @@ type Log struct {
 	format  func([]byte, *Entry, *stamp) []byte
 	every   time.Duration
 	flushAt int
-	shards  []shard // a power of two
 	full    chan struct{}
 	reopen  chan struct{}
 	out     *output // Run's
 
-	written, lost atomic.Uint64
-}
+	scratches sync.Pool // of *scratch
 
-// shard is a buffer of lines. Which one is chosen depends on the connection, so that
-// its lines stay in order.
-type shard struct {
+	dropped, written atomic.Uint64
+
 	mu     sync.Mutex
 	buf    []byte // whole lines; its capacity does not change
-	stamp  stamp
 	closed bool
+}
 
-	dropped atomic.Uint64
-	_       [64]byte // no cache line with the next
+// scratch is where a line is formatted, so that the lock is held for no longer than
+// a copy takes.
+type scratch struct {
+	line  []byte
+	stamp stamp
 }
 
 // New opens the output. Nothing is written before Run.
@@ -83,12 +81,7 @@ func New(c Config) (*Log, error) {
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
-	// Beside those of the shards there is one buffer, which is being written.
-	count := 1
-	for count < maxShards && count < runtime.GOMAXPROCS(0) && (2*count+1)*maxLine <= c.Buffer {
-		count *= 2
-	}
-	size := c.Buffer / (count + 1)
+	size := c.Buffer / 2 // one takes lines while the other is written
 	switch {
 	case c.Format != JSON && c.Format != Combined:
 		return nil, fmt.Errorf("access log: format is %q, want %s or %s", c.Format, JSON, Combined)
@@ -98,38 +91,44 @@ func New(c Config) (*Log, error) {
 		return nil, fmt.Errorf("access log: time between writes is %v, want 0 (the default) or more", c.Every)
 	}
 	l := &Log{
-		format: appendJSON, every: c.Every, flushAt: min(flushAt, size/2), shards: make([]shard, count),
+		format: appendJSON, every: c.Every, flushAt: min(flushAt, size/2),
 		full: make(chan struct{}, 1), reopen: make(chan struct{}, 1),
 		out: &output{file: c.File, logger: c.Logger, spare: make([]byte, 0, size)},
+		buf: make([]byte, 0, size),
 	}
+	l.scratches.New = func() any { return &scratch{line: make([]byte, 0, usualLine)} }
 	if c.Format == Combined {
 		l.format = appendCombined
 	}
 	if err := l.out.open(); err != nil {
 		return nil, fmt.Errorf("access log: %w", err)
 	}
-	for i := range l.shards {
-		l.shards[i].buf = make([]byte, 0, size)
-	}
 	return l, nil
 }
 
 // Record adds the line of a request. It takes less than a microsecond, allocates
-// nothing, and keeps nothing of what e refers to. After Run has ended the line
-// counts as dropped.
+// only for a line above 4 KiB, and keeps nothing of what e refers to. After Run has
+// ended the line counts as dropped.
 func (l *Log) Record(e *Entry) {
-	s := &l.shards[l.choose(e)]
-	need := e.bound()
-	s.mu.Lock()
-	before := len(s.buf)
-	if s.closed || cap(s.buf)-before < need {
-		s.mu.Unlock()
-		s.dropped.Add(1)
+	s := l.scratches.Get().(*scratch)
+	s.line = l.format(s.line[:0], e, &s.stamp)
+	l.add(s.line)
+	if cap(s.line) == usualLine { // else it was a rare one, not worth keeping
+		l.scratches.Put(s)
+	}
+}
+
+func (l *Log) add(line []byte) {
+	l.mu.Lock()
+	before := len(l.buf)
+	if l.closed || cap(l.buf)-before < len(line) {
+		l.mu.Unlock()
+		l.dropped.Add(1)
 		return
 	}
-	s.buf = l.format(s.buf, e, &s.stamp)
-	after := len(s.buf)
-	s.mu.Unlock()
+	l.buf = append(l.buf, line...)
+	after := len(l.buf)
+	l.mu.Unlock()
 	if before < l.flushAt && l.flushAt <= after {
 		select {
 		case l.full <- struct{}{}:
@@ -138,13 +137,18 @@ func (l *Log) Record(e *Entry) {
 	}
 }
 
-// choose returns the index of the connection's shard.
-func (l *Log) choose(e *Entry) uint32 {
-	key := uint32(e.Peer.Port())
-	if key == 0 {
-		key = rand.Uint32()
+// take returns the lines so far; Record goes on with an empty buffer. The result is
+// nil if there are none, and the buffer stays.
+func (l *Log) take(empty []byte, last bool) []byte {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closed = l.closed || last
+	if len(l.buf) == 0 {
+		return nil
 	}
-	return key * 0x9e3779b9 >> 16 & uint32(len(l.shards)-1) // ports may be even, all of them
+	b := l.buf
+	l.buf = empty
+	return b
 }
 
 // Written is how many lines the output has taken.
@@ -152,13 +156,7 @@ func (l *Log) Written() uint64 { return l.written.Load() }
 
 // Dropped is how many lines were not written, for want of memory or because writing
 // failed.
-func (l *Log) Dropped() uint64 {
-	n := l.lost.Load()
-	for i := range l.shards {
-		n += l.shards[i].dropped.Load()
-	}
-	return n
-}
+func (l *Log) Dropped() uint64 { return l.dropped.Load() }
 
 // Reopen has the file opened anew by its name, after it was moved away, and returns
 // at once. What was recorded before goes to the old file. If opening fails, that is

@@ -22,9 +22,7 @@ func (l *Log) Run(ctx context.Context) error {
 	select {
 	case <-done:
 	case <-limit.C:
-		for i := range l.shards {
-			l.lost.Add(countLines(l.shards[i].take(nil, true)))
-		}
+		l.dropped.Add(countLines(l.take(nil, true)))
 		l.out.logger.Warn("access log: the output takes nothing", "file", l.out.name(), "dropped", l.Dropped())
 	}
 	return nil
@@ -51,33 +49,14 @@ func (l *Log) write(stop, done chan struct{}) {
 	}
 }
 
-// flush writes what the shards hold. With last they take no more.
+// flush writes what was recorded. After the last time no more is taken.
 func (l *Log) flush(last bool) {
-	for i := range l.shards {
-		b := l.shards[i].take(l.out.spare, last)
-		if len(b) > 0 {
-			written, err := l.out.write(b)
-			l.written.Add(written)
-			l.lost.Add(countLines(b) - written)
-			l.out.note(err)
-		}
-		if b != nil {
-			l.out.spare = b[:0]
-		}
+	if b := l.take(l.out.spare, last); b != nil {
+		written, err := l.out.write(b)
+		l.written.Add(written)
+		l.dropped.Add(countLines(b) - written)
+		l.out.note(err)
+		l.out.spare = b[:0]
 	}
 	l.out.report(l.Dropped(), last)
-}
-
-// take returns the lines of the shard, which goes on with an empty buffer. The
-// result is nil and the buffer stays if there are none.
-func (s *shard) take(empty []byte, last bool) []byte {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.closed = s.closed || last
-	if len(s.buf) == 0 {
-		return nil
-	}
-	b := s.buf
-	s.buf = empty
-	return b
 }
