@@ -330,7 +330,7 @@ func (g *generator) watch(p *proxy, command string) (end func() string, err erro
 	for _, id := range p.process.ids() {
 		ids = append(ids, fmt.Sprint(id))
 	}
-	cmd := exec.Command("sh", "-c", command)
+	cmd := exec.Command("sh", "-c", "trap : INT; "+command) // what comes after what is interrupted is run, too
 	cmd.Env = append(environment(), "PROXY="+p.name, "PIDS="+strings.Join(ids, ","))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
 	cmd.WaitDelay = time.Second
