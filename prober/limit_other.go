@@ -1,0 +1,5 @@
+//go:build !unix
+
+package prober
+
+func maxDescriptors() int { return 0 }
