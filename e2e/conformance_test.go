@@ -2,6 +2,7 @@ package e2e_test
 
 import (
 	"bufio"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -38,8 +39,8 @@ type requestCase struct {
 	check  func(m harness.Message) string
 }
 
-// TestRequestsReachTheOriginOnceOrNotAtAll sends every case twice, as a whole and byte
-// by byte, from an address of its own, which X-Forwarded-For names at the origin. When
+// TestRequestsReachTheOriginOnceOrNotAtAll sends every case three times, as a whole, byte
+// by byte and over TLS, from an address of its own, which X-Forwarded-For names at the origin. When
 // the node has ended and nothing is under way any more, each case's requests at the
 // origin have to be those it is meant to cause, all of them in a form that can be read
 // in one way only.
@@ -47,7 +48,7 @@ func TestRequestsReachTheOriginOnceOrNotAtAll(t *testing.T) {
 	t.Parallel()
 	origin := harness.Listen(t)
 	seen := record(origin)
-	node := harness.StartNode(t, harness.NodeConfig{})
+	node, secure := startSecure(t)
 	node.WaitRevision(node.Put(webKey, fmt.Sprintf(`{"host":"127.0.0.1","port":%s,"host_header":"none.test"}`, origin.Port())))
 
 	var cases []requestCase
@@ -65,13 +66,15 @@ func TestRequestsReachTheOriginOnceOrNotAtAll(t *testing.T) {
 	ran := map[string]requestCase{} // by the client's address
 	t.Run("cases", func(t *testing.T) {
 		for i, c := range cases {
-			for way, name := range []string{"whole", "bytes"} {
-				n := 2*i + way
+			for n, way := range ways {
+				n += len(ways) * i
 				from := fmt.Sprintf("127.77.%d.%d", n/250, 1+n%250)
 				ran[from] = c
-				t.Run(c.name+"/"+name, func(t *testing.T) {
+				t.Run(c.name+"/"+way, func(t *testing.T) {
 					t.Parallel()
-					c.run(t, node, from, way == 1)
+					w := connect(t, node, secure, from, way)
+					defer w.Close()
+					c.run(t, w, way == "bytes")
 				})
 			}
 		}
@@ -122,14 +125,42 @@ func (c requestCase) canaries() int {
 	return 0
 }
 
-func (c requestCase) run(t *testing.T, node *harness.Node, from string, bytes bool) {
+// ways are those in which a case is sent.
+var ways = []string{"whole", "bytes", "TLS"}
+
+// startSecure starts a node that listens with TLS too.
+func startSecure(t *testing.T) (node *harness.Node, secure string) {
+	t.Helper()
+	cert, key := newIssuer(t).issueFiles(t.TempDir(), "node.test")
+	secure = harness.FreeAddress(t)
+	return harness.StartNode(t, harness.NodeConfig{Args: []string{
+		"--listen", "tls://" + secure, "--tls-cert", cert, "--tls-key", key,
+	}}), secure
+}
+
+// connect connects in one of the ways, from an address of loopback.
+func connect(t *testing.T, node *harness.Node, secure, from, way string) *harness.Wire {
+	t.Helper()
+	address := node.Address()
+	if way == "TLS" {
+		address = secure
+	}
 	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}, Timeout: harness.WaitLimit}
-	conn, err := d.Dial("tcp", node.Address())
+	conn, err := d.Dial("tcp", address)
 	if err != nil {
 		harness.Lack(t, "no connection from %s, as Linux has it: %v", from, err)
 	}
-	defer conn.Close()
-	w := harness.NewWire(t, conn)
+	if way == "TLS" {
+		secure := tls.Client(conn, &tls.Config{InsecureSkipVerify: true})
+		if err := secure.HandshakeContext(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		conn = secure
+	}
+	return harness.NewWire(t, conn)
+}
+
+func (c requestCase) run(t *testing.T, w *harness.Wire, bytes bool) {
 	if len(c.send) > 4<<10 {
 		bytes = false
 	}
@@ -137,7 +168,7 @@ func (c requestCase) run(t *testing.T, node *harness.Node, from string, bytes bo
 	if bytes && c.polite {
 		send = strings.TrimSuffix(send, canary)
 	}
-	go write(conn, send, bytes, c.cut)
+	go write(w.Conn, send, bytes, c.cut)
 	for i, want := range c.answers {
 		method := "GET"
 		if i < len(c.seen) {
@@ -174,7 +205,7 @@ func write(c net.Conn, s string, bytes, end bool) {
 		s = s[n:]
 	}
 	if end {
-		c.(*net.TCPConn).CloseWrite()
+		c.(interface{ CloseWrite() error }).CloseWrite()
 	}
 }
 
@@ -490,10 +521,20 @@ var requestCases = []requestCase{
 	{name: "an upgrade with a body is not passed on", send: post("/", "Connection: upgrade\r\nUpgrade: websocket\r\nContent-Length: 3\r\n", "abc") + canary,
 		answers: []int{200, 200}, seen: once("/", "abc"), check: lacks("upgrade")},
 	{name: "Connection names too many fields", send: get("/", "Connection: "+strings.Repeat("a, ", 40)+"b\r\n") + canary, polite: true, answers: []int{400}},
-	{name: "Connection takes no Via away", send: get("/", "Connection: Via, X-Forwarded-Proto\r\nVia: 1.1 before\r\n") + canary,
-		answers: []int{200, 200}, seen: []string{`GET / a ""`}, check: has("x-forwarded-proto", "http")},
-	{name: "X-Forwarded-Proto is not the client's to say", send: get("/", "X-Forwarded-Proto: https\r\nX-Forwarded-For: 1.1.1.1\r\nForwarded: for=1.1.1.1\r\n") + canary,
-		answers: []int{200, 200}, seen: []string{`GET / a ""`}, check: has("x-forwarded-proto", "http")},
+	{name: "Connection takes no Via away", send: get("/", "Connection: Via, X-Forwarded-For\r\nVia: 1.1 before\r\n") + canary,
+		answers: []int{200, 200}, seen: []string{`GET / a ""`}, check: func(m harness.Message) string {
+			if via := m.Get("via"); !strings.HasPrefix(via, "1.1 before, 1.1 roster") {
+				return "Via " + via
+			}
+			return ""
+		}},
+	{name: "X-Forwarded-Proto is not the client's to say", send: get("/", "X-Forwarded-Proto: wss\r\nX-Forwarded-For: 1.1.1.1\r\nForwarded: for=1.1.1.1\r\n") + canary,
+		answers: []int{200, 200}, seen: []string{`GET / a ""`}, check: func(m harness.Message) string {
+			if proto := m.Get("x-forwarded-proto"); proto != "http" && proto != "https" || strings.Contains(m.Get("forwarded"), "1.1.1.1") {
+				return "what the client said reached the origin"
+			}
+			return ""
+		}},
 	{name: "X-Forwarded-Host is the authority", send: "GET http://b.test/x HTTP/1.1\r\nHost: a\r\nX-Forwarded-Host: c\r\n\r\n" + canary,
 		answers: []int{200, 200}, seen: []string{`GET /x b.test ""`}, check: has("x-forwarded-host", "b.test")},
 	{name: "X-Request-Id is made anew", send: get("/", "X-Request-Id: mine\r\n") + canary, answers: []int{200, 200}, seen: []string{`GET / a ""`},
@@ -555,7 +596,7 @@ const (
 )
 
 // TestBadAnswersAreNeverTakenForWhole has an origin answer with the bytes of every case,
-// at once and byte by byte, to clients of HTTP/1.1 and of HTTP/1.0. What is no good
+// at once and byte by byte, to clients of HTTP/1.1 and of HTTP/1.0, with and without TLS. What is no good
 // answer is a 502 or visibly cut; what is one arrives whole; and the next request on
 // the client's connection gets its own answer and not what was left of this one.
 func TestBadAnswersAreNeverTakenForWhole(t *testing.T) {
@@ -569,25 +610,32 @@ func TestBadAnswersAreNeverTakenForWhole(t *testing.T) {
 	cases = append(cases, responseCases...)
 	origin := harness.Listen(t)
 	origin.Each(func(w *harness.Wire) { play(w, cases) })
-	node := harness.StartNode(t, harness.NodeConfig{})
+	node, secure := startSecure(t)
 	node.WaitRevision(node.Put(webKey, fmt.Sprintf(`{"host":"127.0.0.1","port":%s}`, origin.Port())))
 	for i, c := range cases {
-		for _, way := range []string{"whole", "bytes"} {
+		for _, way := range ways {
 			if way == "bytes" && c.atOnce {
 				continue
 			}
-			target := fmt.Sprintf("/%s/%d", way, i)
 			t.Run(c.name+"/"+way, func(t *testing.T) {
 				t.Parallel()
-				c.run(t, node, target)
-				c.runOld(t, node, target)
+				for _, old := range []bool{false, true} {
+					w := connect(t, node, secure, "127.0.0.1", way)
+					defer w.Close()
+					target := fmt.Sprintf("/%s/%d", way, i)
+					if old {
+						c.runOld(t, w, target)
+					} else {
+						c.run(t, w, target)
+					}
+				}
 			})
 		}
 	}
 	t.Logf("%d cases", len(cases))
 }
 
-// play answers requests for /whole/N and /bytes/N with the bytes of case N, and others
+// play answers requests for /WAY/N with the bytes of case N, and others
 // well.
 func play(w *harness.Wire, cases []responseCase) {
 	for {
@@ -614,9 +662,7 @@ func play(w *harness.Wire, cases []responseCase) {
 	}
 }
 
-func (c responseCase) run(t *testing.T, node *harness.Node, target string) {
-	w := harness.Dial(t, "tcp", node.Address())
-	defer w.Close()
+func (c responseCase) run(t *testing.T, w *harness.Wire, target string) {
 	w.Send(c.method, " ", target, " HTTP/1.1\r\nHost: a\r\n\r\n", canary)
 	for _, want := range c.interim {
 		m, err := w.ReadResponse(c.method)
@@ -637,9 +683,7 @@ func (c responseCase) run(t *testing.T, node *harness.Node, target string) {
 	}
 }
 
-func (c responseCase) runOld(t *testing.T, node *harness.Node, target string) {
-	w := harness.Dial(t, "tcp", node.Address())
-	defer w.Close()
+func (c responseCase) runOld(t *testing.T, w *harness.Wire, target string) {
 	w.Send(c.method, " ", target, " HTTP/1.0\r\nHost: a\r\n\r\n")
 	m, err := w.ReadResponse(c.method)
 	if m.Chunked {

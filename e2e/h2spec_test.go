@@ -35,12 +35,7 @@ func TestHTTP2ConformsWhereNetHTTPDoes(t *testing.T) {
 	origin := httptest.NewServer(handler)
 	defer origin.Close()
 
-	dir := t.TempDir()
-	cert, key := newIssuer(t).issueFiles(dir, "node.test", "127.0.0.1")
-	secure := harness.FreeAddress(t)
-	node := harness.StartNode(t, harness.NodeConfig{Args: []string{
-		"--listen", "tls://" + secure, "--tls-cert", cert, "--tls-key", key,
-	}})
+	node, secure := startSecure(t)
 	node.WaitRevision(node.Put(webKey, fmt.Sprintf(`{"host":%q}`, origin.Listener.Addr())))
 
 	passes := map[string]bool{}
