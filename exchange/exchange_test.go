@@ -212,6 +212,16 @@ func TestTrustedProxies(t *testing.T) {
 	}
 }
 
+// What is no request has no fields to tell who sent it.
+func TestClientOfARefusedRequest(t *testing.T) {
+	t.Parallel()
+	p := newPlay(t, Config{TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}, "10.0.0.1")
+	p.step(p.x.Refuse(p.policy, &p.peer, Failure{Kind: BadRequest}), Reply)
+	if got := p.x.Client().String(); got != "10.0.0.1" {
+		t.Errorf("client %s", got)
+	}
+}
+
 func TestRequestIDs(t *testing.T) {
 	t.Parallel()
 	p := newPlay(t, Config{}, "192.0.2.1")

@@ -186,12 +186,13 @@ func (x *Exchange) mayUpgrade() bool {
 }
 
 // Client is the address that the request is from: the peer's, or what trusted
-// proxies say. It is not valid for a client on a socket.
+// proxies say. It is not valid for a client on a socket. First asked after Refuse
+// or BodyGone, it knows no more than the peer's.
 func (x *Exchange) Client() netip.Addr {
 	if !x.clientKept {
 		x.clientKept = true
 		x.client = x.peer.addr
-		if x.peer.trusted {
+		if x.peer.trusted && x.in != nil {
 			x.walk()
 		}
 	}

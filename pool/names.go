@@ -226,7 +226,10 @@ func (n *names) lookUp(ended context.Context, e *name) {
 		err = errNoAddress
 	}
 	if ended.Err() != nil {
-		return // Run is over: end tells those who wait
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		e.giveUp(errEnded) // end would not find it if it was released meanwhile
+		return
 	}
 	switch n.file(e, addrs, err) {
 	case failed:

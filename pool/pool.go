@@ -55,7 +55,8 @@ type Request struct {
 	// ConnectTimeout bounds the time to a usable connection: name (if it was
 	// never resolved), all addresses, TLS. Zero means no limit.
 	ConnectTimeout time.Duration
-	// Fresh asks for a new connection, after a reused one failed.
+	// Fresh asks for a new connection, after a reused one failed; see GetSession
+	// for what is a new session.
 	Fresh bool
 	// Unchecked leaves the look at a reused connection to RoundTrip, which then
 	// must be the first use of it.

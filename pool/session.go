@@ -43,8 +43,13 @@ type session struct {
 	idleTimeout atomic.Int64
 	used        atomic.Bool // since the janitor was here
 
+	made      time.Duration // by the Manager's clock
 	idleSince time.Duration // the janitor's; 0: it was in use
 }
+
+// asNew is how old a session may be for those who ask for a new one. When one
+// breaks, all its requests ask at nearly the same time, and one dial has to do.
+const asNew = time.Second
 
 // foundAt is a place for many goroutines.
 type foundAt struct {
@@ -109,10 +114,10 @@ type sessionDial struct{ cancel context.CancelFunc }
 // in a goroutine of the pool; if nobody waits any more, its connection is aborted.
 //
 // What Get promises of errors, timeouts, holddowns and addresses that are gone
-// holds here. Fresh asks for a session that is made after the call. Definitions
-// without reuse, those with a PROXY header, and pools that are draining or
-// released have sessions of one exchange each. Unused ones end a few seconds
-// after their idle timeout.
+// holds here. Fresh asks for a session that was made within the last second or
+// is made now. Definitions without reuse, those with a PROXY header, and pools that
+// are draining or released have sessions of one exchange each. Unused ones end a
+// few seconds after their idle timeout.
 func (p *Pool) GetSession(ctx context.Context, r Request, start func(*Conn) (Session, error)) (s Session, reused bool, err error) {
 	x, reused, err := p.getSession(ctx, r, start)
 	if err != nil {
@@ -128,17 +133,15 @@ func (p *Pool) getSession(ctx context.Context, r Request, start func(*Conn) (Ses
 	for !p.noReuse && p.def.ProxyHeader == 0 && !p.draining.Load() {
 		all := p.withSessions()
 		known := all.usable.Load()
-		if !r.Fresh {
-			if x := p.reserve(all, known); x != nil {
-				return x, true, nil
-			}
+		if x := p.reserve(all, known, r.Fresh); x != nil {
+			return x, true, nil
 		}
 		p.mu.Lock()
 		if p.retired {
 			p.mu.Unlock()
 			break
 		}
-		if !r.Fresh && all.usable.Load() != known {
+		if all.usable.Load() != known {
 			p.mu.Unlock()
 			continue // one was made since
 		}
@@ -166,9 +169,12 @@ func (s *shared) withSessions() *sessions {
 	return all
 }
 
-// reserve takes a place in one of the sessions known.
-func (p *Pool) reserve(all *sessions, known *[]*session) *session {
+// reserve takes a place in one of the sessions known, or of the new ones among them.
+func (p *Pool) reserve(all *sessions, known *[]*session, fresh bool) *session {
 	for _, x := range *known {
+		if fresh && p.m.now()-x.made > asNew {
+			return nil // the others are older
+		}
 		if !p.stillUsable(x) {
 			p.dismiss(all, x)
 			continue
@@ -419,7 +425,7 @@ func (s *shared) newSession(ctx context.Context, r Request, start func(*Conn) (S
 		c.Close()
 		return nil, startError(addr, err)
 	}
-	x := &session{Session: inner}
+	x := &session{Session: inner, made: s.m.now()}
 	x.dst.init(c.dst)
 	x.via.init(c.via)
 	return x, nil

@@ -410,12 +410,40 @@ func TestFreshSessionIsNew(t *testing.T) {
 		p := acquire(t, m, h2cBackend)
 		s := &starter{places: 10}
 		a, _ := getSession(t, p, s, Request{})
+		time.Sleep(asNew + 1)
 		b, reused := getSession(t, p, s, Request{Fresh: true})
 		if a == b || reused {
 			t.Error("the old one")
 		}
 		if c, reused := getSession(t, p, s, Request{}); c != b || !reused {
 			t.Error("not the newest")
+		}
+		s.end()
+	})
+}
+
+// Requests that lose their session within a moment find one new one, wherever its
+// making just is.
+func TestOneDialForManyWhoLostTheirSession(t *testing.T) {
+	inBubble(t, func(t *testing.T, m *Manager, n *network, _ *zone) {
+		dialsIn(n, "10.0.0.1:80", 10*time.Millisecond)
+		p := acquire(t, m, h2cBackend)
+		s := &starter{places: 1000}
+		a, _ := getSession(t, p, s, Request{})
+		time.Sleep(time.Minute)
+		a.Close()
+		var all sync.WaitGroup
+		for i := range 100 {
+			all.Go(func() {
+				time.Sleep(time.Duration(i) * time.Millisecond)
+				if x, _ := getSession(t, p, s, Request{Fresh: true}); x == a {
+					t.Error("the old one")
+				}
+			})
+		}
+		all.Wait()
+		if n.count() != 2 {
+			t.Errorf("%d dials, want 2", n.count())
 		}
 		s.end()
 	})
