@@ -40,7 +40,7 @@ type planeTest struct {
 
 // backendTests are those of all files.
 func backendTests() []planeTest {
-	return slices.Concat(prologueTests, hostTests, timeoutTests, limitTests, poolTests, tlsTests)
+	return slices.Concat(prologueTests, hostTests, timeoutTests, limitTests, poolTests, tlsTests, protocolTests)
 }
 
 func TestBackendFieldsOnTheWire(t *testing.T) {
