@@ -25,6 +25,7 @@ type Conn struct {
 	tls    bool // a Write of more than a record is several
 	start  time.Time
 	done   chan struct{}
+	ready  chan struct{} // closed when the peer's SETTINGS have come
 
 	// Of the goroutine that reads.
 	br      *bufio.Reader
@@ -129,7 +130,7 @@ func NewClient(c net.Conn, cfg Config) *Conn { return newConn(c, cfg, true) }
 func newConn(nc net.Conn, cfg Config, client bool) *Conn {
 	c := &Conn{
 		cfg: cfg.withDefaults(), client: client, nc: nc, start: time.Now(),
-		done: make(chan struct{}), streams: map[uint32]*Stream{},
+		done: make(chan struct{}), ready: make(chan struct{}), streams: map[uint32]*Stream{},
 		nextID: 1, peerMax: 100, lastID: maxStreamID,
 		recvWindow: initialWindow, sendWindow: initialWindow, sendInit: initialWindow,
 	}
@@ -401,6 +402,10 @@ func (c *Conn) Active() int {
 // Done is closed when the connection has ended. After GOAWAY that is when its last
 // stream has; Reserve is false from the start.
 func (c *Conn) Done() <-chan struct{} { return c.done }
+
+// Ready is closed when the peer's SETTINGS have come: from then on it is known that
+// it speaks HTTP/2, and how many streams it takes at once.
+func (c *Conn) Ready() <-chan struct{} { return c.ready }
 
 // Open sends a request's head and the first bytes of its body, as many as flow
 // control allows at once: n of them, the rest is for Send. end says that data is

@@ -601,7 +601,8 @@ func (c *Conn) takeSettings(f *frames.SettingsFrame) error {
 	if c.settings && !c.empties.spend() {
 		return fatal(EnhanceYourCalm, "too many SETTINGS")
 	}
-	if !c.settings {
+	first := !c.settings
+	if first {
 		c.settings = true
 		if c.cfg.IdleTimeout > 0 {
 			c.arm(c.idleSince + int64(c.cfg.IdleTimeout))
@@ -625,6 +626,9 @@ func (c *Conn) takeSettings(f *frames.SettingsFrame) error {
 	})
 	if err != nil {
 		return err
+	}
+	if first {
+		close(c.ready)
 	}
 	c.appendFrame(frames.FrameSettings, frames.FlagSettingsAck, 0, 0)
 	return c.answer(frameHeader)
