@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"errors"
+	"io"
 	"os"
 	"time"
 
@@ -32,15 +33,32 @@ func (c *client) dialCall(ctx context.Context, want pool.Request) exchange.Step 
 // requests share. Each request has its own, shorter or longer, timeout besides.
 const sessionWrites = 60 * time.Second
 
-// startSession makes an HTTP/2 session of a new connection.
+// sessionPings is how long a backend may be silent while it owes answers before it
+// is asked for a sign of life. Without, requests would go on choosing a connection
+// whose other end is gone, for as long as TCP sends again.
+const sessionPings = 15 * time.Second
+
+// startSession makes an HTTP/2 session of a new connection. It waits for the
+// backend's SETTINGS: before them nobody knows how many requests it takes at once,
+// and that it speaks HTTP/2 at all.
 func (p *Proxy) startSession(conn *pool.Conn) (pool.Session, error) {
 	h := http2.NewClient(conn, http2.Config{
 		MaxHeaderSize: p.config.Limits.MaxHead,
 		MaxFields:     p.config.Limits.MaxFields,
 		WriteTimeout:  sessionWrites,
+		PingInterval:  sessionPings,
 	})
-	go h.Run()
-	return h, nil
+	ended := make(chan error, 1)
+	go func() { ended <- h.Run() }()
+	select {
+	case <-h.Ready():
+		return h, nil
+	case err := <-ended:
+		if err == nil {
+			err = io.ErrUnexpectedEOF
+		}
+		return nil, err
+	}
 }
 
 // sendCall sends the request in a stream of its own and receives the answer's
