@@ -99,7 +99,7 @@ func (g *generator) limit(seconds int) time.Duration {
 
 func (g *generator) wrk(ctx context.Context, p *proxy, seconds int) (l load, err error) {
 	out, err := g.processes.run(ctx, g.limit(seconds), otherCore, "wrk", "-t", "1", "-c", strconv.Itoa(g.connections),
-		"-d", fmt.Sprintf("%ds", seconds), "--timeout", "10s", "--latency", "-s", g.script, p.url(g.scenario))
+		"-d", fmt.Sprintf("%ds", seconds), "--timeout", "30s", "--latency", "-s", g.script, p.url(g.scenario))
 	if err != nil {
 		return l, err
 	}

@@ -33,6 +33,7 @@ type options struct {
 	unpinned    bool
 	origin      string
 	roster      string
+	other       string
 	json        string
 	beside      string
 }
@@ -46,7 +47,8 @@ Usage: go run ./bench/peers [flags]
   go run ./bench/peers -scenarios a,c -rounds 9     two of them, more rounds
   go run ./bench/peers -unpinned -origin nginx      as the system places the threads
   go run ./bench/peers -json all.json               every round's figures, too
-  go run ./bench/peers -scenarios a -rounds 1 -beside 'strace -c -f -p $PIDS'
+  go run ./bench/peers -scenarios c -other ./before what a change did
+  go run ./bench/peers -scenarios a -rounds 1 -beside 'strace -c -f -o calls -p $PIDS'
                                                     where the cost goes
 
 With make: make bench-peers PEERS="-scenarios a,c". The table goes to standard output,
@@ -90,6 +92,7 @@ func parse(args []string) options {
 	f.BoolVar(&o.unpinned, "unpinned", false, "let the system place all threads, and proxies use all cores")
 	f.StringVar(&o.origin, "origin", "tiny", "`tiny` (a loop of this program) or nginx; scenarios i and j have always tiny")
 	f.StringVar(&o.roster, "roster", "", "the `binary`; none builds it")
+	f.StringVar(&o.other, "other", "", "another `binary` of roster to compare: before a change, say")
 	f.StringVar(&o.json, "json", "", "`file` for all figures of every round; - for standard output instead of the table")
 	f.StringVar(&o.beside, "beside", "", "shell `command` to run beside each proxy in one more round; it has PROXY and PIDS in its environment and gets SIGINT at the end")
 	f.Usage = func() {
@@ -175,6 +178,11 @@ func run(ctx context.Context, o options, out, progress io.Writer) (err error) {
 	}
 	defer os.RemoveAll(dir)
 	l := &lab{processes: newProcesses(dir, !o.unpinned), origins: o.origin, pem: filepath.Join(dir, "pem")}
+	if o.other != "" {
+		if l.other, err = filepath.Abs(o.other); err != nil {
+			return err
+		}
+	}
 	fmt.Fprintln(progress, "building roster and starting its etcd")
 	if err := l.buildRoster(ctx, o.roster); err != nil {
 		return err
@@ -195,15 +203,20 @@ func run(ctx context.Context, o options, out, progress io.Writer) (err error) {
 	all := report{Began: time.Now(), Machine: machine(), Programs: versions(l.roster), Pinned: !o.unpinned, Origin: o.origin,
 		Rounds: o.rounds, Seconds: o.seconds, Connections: o.connections, Load: []string{loadAverage()}}
 	for _, s := range chosen {
-		r, err := o.measure(ctx, l, s, progress)
-		if err != nil {
-			return fmt.Errorf("scenario %s: %w", s.Key, err)
+		if ctx.Err() != nil {
+			return errors.Join(err, context.Cause(ctx))
 		}
-		all.Results = append(all.Results, r)
+		r, one := o.measure(ctx, l, s, progress)
+		if one != nil {
+			fmt.Fprintf(progress, "   failed: %v\n", one)
+			err = errors.Join(err, fmt.Errorf("scenario %s: %w", s.Key, one))
+		} else {
+			all.Results = append(all.Results, r)
+		}
 		l.end(slices.DeleteFunc(slices.Clone(l.running), func(q *process) bool { return q.in(etcd) })...)
 	}
 	all.Load = append(all.Load, loadAverage())
-	return all.write(o, out)
+	return errors.Join(err, all.write(o, out))
 }
 
 // measure runs one scenario.

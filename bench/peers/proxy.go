@@ -41,10 +41,12 @@ const (
 	haproxy = "haproxy"
 	nginx   = "nginx"
 	single  = "roster, one backend"
+	other   = "roster, other binary"
 )
 
 var kinds = []kind{
 	{name: roster, start: (*lab).startRoster},
+	{name: other, start: (*lab).startRoster},
 	{name: haproxy, start: (*lab).startHAProxy},
 	{name: nginx, start: (*lab).startNginx},
 	{name: single, alone: true, start: (*lab).startRoster},
@@ -54,6 +56,7 @@ var kinds = []kind{
 type lab struct {
 	*processes
 	roster  string // the binary
+	other   string // another one, if any
 	tls     bool   // it has listeners with TLS
 	etcd    string // address
 	origins string // tiny or nginx
@@ -65,7 +68,8 @@ type lab struct {
 func (l *lab) start(ctx context.Context, s scenario) ([]*proxy, error) {
 	var started []*proxy
 	for _, k := range kinds {
-		if k.alone && s.fleet == 0 || s.tls && k.name == roster && !l.tls {
+		switch {
+		case k.alone && s.fleet == 0, k.name == other && l.other == "", s.tls && k.name == roster && !l.tls:
 			continue
 		}
 		asked := s

@@ -72,7 +72,11 @@ func (l *lab) startRoster(ctx context.Context, p *proxy, s scenario) error {
 	} else {
 		args = append(args, "--listen", p.address)
 	}
-	if p.process, err = l.processes.start(proxyCore, p.name, l.roster, args...); err != nil {
+	binary := l.roster
+	if p.name == other {
+		binary = l.other
+	}
+	if p.process, err = l.processes.start(proxyCore, p.name, binary, args...); err != nil {
 		return err
 	}
 	return p.process.wait(ctx, func() error { return ready(ctx, admin) })
