@@ -227,32 +227,46 @@ func TestTLSFilesAreLoadedWhenTheyChange(t *testing.T) {
 }
 
 // While a definition comes, changes and goes, no request on a connection that is open
-// fails, and new connections see it at once.
+// fails, and new connections see it at once, on every node.
 func TestTLSDefinitionsChangeWithoutADroppedConnection(t *testing.T) {
 	t.Parallel()
-	ca := certstest.NewCA(t)
-	node, address, _ := tlsNode(t)
-	if got := shown(t, address, "www.test"); got != 0 {
-		t.Errorf("without any: certificate %d", got)
+	ca, etcd, web := certstest.NewCA(t), harness.StartEtcd(t), harness.StartOrigin(t, "web")
+	const number = 6
+	var nodes [2]*harness.Node
+	var addresses [2]string
+	for i := range nodes {
+		addresses[i] = harness.FreeAddress(t)
+		nodes[i] = harness.StartNode(t, harness.NodeConfig{Etcd: etcd.Endpoints(), Args: []string{"--listen", "tls://" + addresses[i]}})
+		harness.Until(t, "the log to say that there are no certificates", func() (bool, any) {
+			return strings.Contains(nodes[i].Log(), "no certificates yet"), nodes[i].Log()
+		})
 	}
+	applied := func(revision int64, want *big.Int) {
+		t.Helper()
+		for i, node := range nodes {
+			node.WaitRevision(revision)
+			if got := shown(t, addresses[i], "www.test"); got != want.Int64() {
+				t.Errorf("certificate %d, want %v", got, want)
+			}
+		}
+	}
+	applied(etcd.Put(webKey, web.Definition()), new(big.Int))
 	const key = "/roster/certificates/www"
 	put := func(p certstest.Pair) {
 		t.Helper()
-		node.WaitRevision(node.Put(key, definition(t, p)))
-		if got := shown(t, address, "www.test"); got != p.Serial.Int64() {
-			t.Errorf("certificate %d, want %v", got, p.Serial)
-		}
+		applied(etcd.Put(key, definition(t, p)), p.Serial)
 	}
 	put(ca.Issue(t, "www.test", "other.test"))
 
 	var requests, handshakes atomic.Int64
 	var clients sync.WaitGroup
 	ctx, cancel := context.WithCancel(t.Context())
-	const number = 6
+	defer clients.Wait()
+	defer cancel()
 	for i := range number {
 		clients.Go(func() {
 			c := &tls.Config{RootCAs: ca.Pool(), VerifyConnection: func(tls.ConnectionState) error { handshakes.Add(1); return nil }}
-			client := visitor(address, c, i%2 == 0)
+			client := visitor(addresses[i%2], c, i < number/2)
 			defer client.CloseIdleConnections()
 			for ctx.Err() == nil {
 				if resp, err := ask(client, "www.test"); err != nil || resp.StatusCode != http.StatusOK {
@@ -278,16 +292,11 @@ func TestTLSDefinitionsChangeWithoutADroppedConnection(t *testing.T) {
 	more()
 	last := ca.Issue(t, "www.test")
 	put(last)
-	// What is invalid changes nothing.
-	node.WaitRevision(node.Put(key, `{"cert": "x"}`))
-	if got := shown(t, address, "www.test"); got != last.Serial.Int64() {
-		t.Errorf("after an invalid value: certificate %d, want %v", got, last.Serial)
+	applied(etcd.Put(key, `{"cert": "x"}`), last.Serial) // invalid, and changes nothing
+	etcd.Ctl("del", key)
+	for _, address := range addresses {
+		waitShown(t, address, "www.test", new(big.Int))
 	}
-	harness.Ctl(t, node.Endpoints(), "del", key)
-	harness.Until(t, "the certificate to be gone", func() (bool, any) {
-		got := shown(t, address, "www.test")
-		return got == 0, got
-	})
 	more()
 	put(ca.Issue(t, "www.test"))
 	more()

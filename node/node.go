@@ -252,6 +252,11 @@ func (n *Node) serve(ctx, below context.Context, listeners []proxy.Listener) err
 	case <-ctx.Done():
 		return nil
 	}
+	if n.certs != nil {
+		if st := n.certs.Stats(1); len(st.Files)+len(st.Defined) == 0 {
+			log.Warn("no certificates yet: TLS handshakes fail until there is a definition of one, or --tls-cert is given")
+		}
+	}
 	g, gctx := errgroup.WithContext(below)
 	for _, l := range listeners {
 		log.Info("serving", "address", l.Addr().String(), "tls", l.TLS != nil)
