@@ -298,9 +298,9 @@ func conformanceRows(t testing.TB, file string, method bool) (rows []row) {
 
 // outcome is a row's description of what comes after the head.
 type outcome struct {
-	flags          map[string]bool // close, expect, body-400, body-502, truncated
-	body, rest     string
-	trailers, last string
+	flags      map[string]bool // close, expect, body-400, body-502, truncated
+	body, rest string
+	trailers   string
 }
 
 func (r row) outcome(t testing.TB, s string) outcome {
