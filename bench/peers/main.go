@@ -204,7 +204,8 @@ func run(ctx context.Context, o options, out, progress io.Writer) (err error) {
 		Rounds: o.rounds, Seconds: o.seconds, Connections: o.connections, Load: []string{loadAverage()}}
 	for _, s := range chosen {
 		if ctx.Err() != nil {
-			return errors.Join(err, context.Cause(ctx))
+			err = errors.Join(err, context.Cause(ctx))
+			break
 		}
 		r, one := o.measure(ctx, l, s, progress)
 		if one != nil {
@@ -214,6 +215,9 @@ func run(ctx context.Context, o options, out, progress io.Writer) (err error) {
 			all.Results = append(all.Results, r)
 		}
 		l.end(slices.DeleteFunc(slices.Clone(l.running), func(q *process) bool { return q.in(etcd) })...)
+	}
+	if len(all.Results) == 0 {
+		return err
 	}
 	all.Load = append(all.Load, loadAverage())
 	return errors.Join(err, all.write(o, out))
