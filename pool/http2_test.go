@@ -73,24 +73,32 @@ func ask(t *testing.T, p *pool.Pool) string {
 	s, _, err := p.GetSession(t.Context(), pool.Request{ConnectTimeout: 10 * time.Second}, func(c *pool.Conn) (pool.Session, error) {
 		h := http2.NewClient(c, http2.Config{})
 		go h.Run()
-		return h, nil
+		select {
+		case <-h.Ready():
+			return h, nil
+		case <-h.Done():
+			return nil, io.ErrUnexpectedEOF
+		}
 	})
 	if err != nil {
-		t.Fatal(err)
+		t.Error(err)
+		return ""
 	}
 	request := message.Request{Method: []byte("GET"), Target: []byte("/"), Authority: []byte("h")}
 	stream, _, err := s.(*http2.Conn).Open(&request, "http", nil, true)
 	if err != nil {
-		t.Fatal(err)
+		t.Error(err)
+		return ""
 	}
 	stream.ArmRead(10 * time.Second)
 	var r message.Response
 	if err := stream.Head(&r); err != nil {
-		t.Fatal(err)
+		t.Error(err)
+		return ""
 	}
 	body, err := io.ReadAll(stream)
 	if err != nil {
-		t.Fatal(err)
+		t.Error(err)
 	}
 	return string(body)
 }
@@ -137,4 +145,24 @@ func TestHTTP2Sessions(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Many first requests at once never exceed what a backend takes on a connection.
+func TestFirstRequestsAreNotRefused(t *testing.T) {
+	t.Parallel()
+	server := newH2CServer(t, http2.Config{MaxStreams: 3})
+	m, stop := running(t)
+	defer stop()
+	addr := server.Addr().(*net.TCPAddr)
+	def := store.Backend{Host: addr.IP.String(), Port: uint16(addr.Port), Protocol: store.H2C, IdleTimeout: time.Minute}
+	p, err := m.Acquire(&def, pool.Deps{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Release()
+	var all sync.WaitGroup
+	for range 60 {
+		all.Go(func() { ask(t, p) })
+	}
+	all.Wait()
 }

@@ -801,3 +801,21 @@ func TestSessionsUnderStress(t *testing.T) {
 		end.Close()
 	}
 }
+
+func TestSharedSessionAllocatesNothing(t *testing.T) {
+	n := &network{}
+	m := manager(t, Config{Dial: n.dial})
+	p := acquireWith(t, m, h2cBackend, Deps{})
+	start := (&starter{places: 10}).start
+	each := testing.AllocsPerRun(1000, func() {
+		x, _, err := p.GetSession(t.Context(), Request{}, start)
+		if err != nil {
+			t.Fatal(err)
+		}
+		x.Unreserve()
+	})
+	if each != 0 {
+		t.Errorf("%v allocations", each)
+	}
+	n.ends[0].Close()
+}
