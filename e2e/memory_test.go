@@ -1,6 +1,7 @@
 package e2e_test
 
 import (
+	"crypto/tls"
 	"encoding/binary"
 	"fmt"
 	"hash"
@@ -15,6 +16,7 @@ import (
 	"testing"
 
 	"roster/e2e/harness"
+	"roster/node/certs/certstest"
 )
 
 // The tests of this file take turns: each needs thousands of descriptors, or most of
@@ -88,7 +90,7 @@ func (b *bulk) next() []byte {
 type bulkOrigin struct {
 	*httptest.Server
 	moved   atomic.Int64  // bytes of the body so far
-	sum     atomic.Uint32 // of the body, when it has ended
+	sum     atomic.Uint32 // of the body so far
 	arrived chan struct{} // closed when the first MiB of an upload is here,
 	goOn    chan struct{} // which then waits until this is closed
 }
@@ -96,16 +98,16 @@ type bulkOrigin struct {
 func startBulk(t *testing.T) *bulkOrigin {
 	o := &bulkOrigin{arrived: make(chan struct{}), goOn: make(chan struct{})}
 	mux := http.NewServeMux()
-	send := func(w http.ResponseWriter, r *http.Request, n int64) {
+	send := func(w http.ResponseWriter, n int64) {
 		o.moved.Store(0)
 		b := newBulk(n)
 		for block := b.next(); block != nil; block = b.next() {
+			o.sum.Store(b.sum.Sum32()) // before the client can have the last block
 			if _, err := w.Write(block); err != nil {
 				return
 			}
 			o.moved.Add(int64(len(block)))
 		}
-		o.sum.Store(b.sum.Sum32())
 	}
 	length := func(r *http.Request) int64 {
 		n, _ := strconv.ParseInt(r.PathValue("n"), 10, 64)
@@ -113,11 +115,11 @@ func startBulk(t *testing.T) *bulkOrigin {
 	}
 	mux.HandleFunc("/{n}", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Length", r.PathValue("n"))
-		send(w, r, length(r))
+		send(w, length(r))
 	})
 	mux.HandleFunc("/chunked/{n}", func(w http.ResponseWriter, r *http.Request) {
 		w.(http.Flusher).Flush()
-		send(w, r, length(r))
+		send(w, length(r))
 	})
 	mux.HandleFunc("/upload", func(w http.ResponseWriter, r *http.Request) {
 		o.moved.Store(0)
@@ -126,13 +128,16 @@ func startBulk(t *testing.T) *bulkOrigin {
 		o.sum.Store(sum.Sum32())
 		fmt.Fprint(w, n, " ", err)
 	})
-	o.Server = httptest.NewServer(mux)
+	o.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Proto", r.Proto)
+		mux.ServeHTTP(w, r)
+	}))
+	o.Config.Protocols = new(http.Protocols)
+	o.Config.Protocols.SetHTTP1(true)
+	o.Config.Protocols.SetUnencryptedHTTP2(true)
+	o.Start()
 	t.Cleanup(o.Close)
 	return o
-}
-
-func (o *bulkOrigin) definition() string {
-	return fmt.Sprintf(`{"host": %q}`, o.Listener.Addr())
 }
 
 func (o *bulkOrigin) receive(sum io.Writer, body io.Reader) (int64, error) {
@@ -173,61 +178,117 @@ func stalled(t *testing.T, what string, moved *atomic.Int64) int64 {
 
 const (
 	gib = 1 << 30
-	// bodyMemory is by how much a body of 1 GiB may raise the node's memory above
-	// that of 1 KiB: one buffer of 64 KiB for each direction, and garbage.
+	// bodyMemory is by how much a large body may raise the node's memory above
+	// that of 1 KiB: one buffer of 64 KiB for each direction, HTTP/2's windows, garbage.
 	bodyMemory = 8 << 20
 	// inSockets is how much a sender gets rid of while the receiver takes nothing:
 	// what sockets hold, which Linux lets grow to some MiB at either end.
 	inSockets = 64 << 20
 )
 
+// bulkWay is how a large body travels.
+type bulkWay struct {
+	name     string
+	chunked  bool   // no length is announced
+	front    bool   // HTTP/2 from the client, over TLS
+	protocol string // to the backend
+	size     int64
+}
+
+var bulkWays = []bulkWay{
+	{"with a length", false, false, "http/1.1", gib},
+	{"chunked", true, false, "http/1.1", gib / 4},
+	{"HTTP/2 from the client", false, true, "http/1.1", gib / 8},
+	{"HTTP/2 to the backend", true, false, "h2c", gib / 8},
+	{"HTTP/2 all the way", true, true, "h2c", gib / 8},
+}
+
+// bulkNode is a node between a client and an origin of large bodies.
+type bulkNode struct {
+	*harness.Node
+	way    bulkWay
+	origin *bulkOrigin
+	client *http.Client
+	url    string
+}
+
+func startBulkNode(t *testing.T, way bulkWay) *bulkNode {
+	t.Helper()
+	harness.NeedProc(t)
+	ca := certstest.NewCA(t)
+	cert, key := ca.Issue(t, "www.example").Write(t, t.TempDir(), "www")
+	secure := harness.FreeAddress(t)
+	n := &bulkNode{way: way, origin: startBulk(t)}
+	n.Node = harness.StartNode(t, harness.NodeConfig{Plain: true, Args: []string{"--listen", "tls://" + secure, "--tls-cert", cert, "--tls-key", key}})
+	n.WaitRevision(n.Put("/roster/backends/bulk", fmt.Sprintf(`{"host": %q, "protocol": %q}`, n.origin.Listener.Addr(), way.protocol)))
+	transport := &http.Transport{DisableCompression: true, ReadBufferSize: 256 << 10, WriteBufferSize: 256 << 10}
+	n.url = n.URL()
+	if way.front {
+		transport.TLSClientConfig = &tls.Config{RootCAs: ca.Pool(), ServerName: "www.example"}
+		transport.ForceAttemptHTTP2 = true
+		n.url = "https://" + secure
+	}
+	n.client = &http.Client{Transport: transport}
+	t.Cleanup(transport.CloseIdleConnections)
+	return n
+}
+
+// compare moves a small body and then a large one, and compares what the node's
+// memory was at its highest.
+func (n *bulkNode) compare(t *testing.T, move func(t *testing.T, n *bulkNode, size int64)) {
+	t.Helper()
+	move(t, n, 1<<10) // what the first one needs once
+	small := n.peak(func() { move(t, n, 1<<10) })
+	large := n.peak(func() { move(t, n, n.way.size) })
+	t.Logf("resident at most: %d KiB with a body of 1 KiB, %+d KiB with one of %d MiB", small>>10, (large-small)>>10, n.way.size>>20)
+	if large-small > bodyMemory {
+		t.Errorf("resident memory was up to %d with a body of 1 KiB, and to %d with one of %d; want at most %d more", small, large, n.way.size, int64(bodyMemory))
+	}
+}
+
 // peak is the node's highest resident memory while f runs.
-func peak(node *harness.Node, f func()) int64 {
-	node.Collect()
-	node.ResetPeak()
+func (n *bulkNode) peak(f func()) int64 {
+	n.Collect()
+	n.ResetPeak()
 	f()
-	_, peak := node.Memory()
+	_, peak := n.Memory()
 	return peak
 }
 
-func checkPeaks(t *testing.T, small, large int64) {
+func (n *bulkNode) checkProto(t *testing.T, resp *http.Response) {
 	t.Helper()
-	t.Logf("resident at most: %d KiB with a body of 1 KiB, %+d KiB with one of 1 GiB", small>>10, (large-small)>>10)
-	if large-small > bodyMemory {
-		t.Errorf("resident memory was up to %d with a body of 1 KiB, and to %d with one of 1 GiB; want at most %d more", small, large, int64(bodyMemory))
+	if got := resp.ProtoMajor == 2; got != n.way.front {
+		t.Errorf("the answer is %s", resp.Proto)
+	}
+	if got := resp.Header.Get("X-Proto") == "HTTP/2.0"; got != (n.way.protocol == "h2c") {
+		t.Errorf("the origin was asked in %s", resp.Header.Get("X-Proto"))
 	}
 }
 
 // An answer of any size takes the same memory, also while the client does not read.
 func TestALargeAnswerTakesNoMemory(t *testing.T) {
-	harness.NeedProc(t)
-	node := harness.StartNode(t, harness.NodeConfig{Plain: true})
-	origin := startBulk(t)
-	node.WaitRevision(node.Put("/roster/backends/bulk", origin.definition()))
-	for name, prefix := range map[string]string{"with a length": "/", "chunked": "/chunked/"} {
-		t.Run(name, func(t *testing.T) {
-			get := func(n int64) func() { return func() { download(t, node, origin, prefix, n) } }
-			get(1 << 10)() // what the first one needs once
-			small := peak(node, get(1<<10))
-			checkPeaks(t, small, peak(node, get(gib)))
-		})
+	for _, way := range bulkWays {
+		t.Run(way.name, func(t *testing.T) { startBulkNode(t, way).compare(t, download) })
 	}
 }
 
 // download gets a body, slowly at first, and checks it.
-func download(t *testing.T, node *harness.Node, origin *bulkOrigin, prefix string, n int64) {
+func download(t *testing.T, n *bulkNode, size int64) {
 	t.Helper()
-	transport := &http.Transport{DisableCompression: true, ReadBufferSize: 256 << 10}
-	defer transport.CloseIdleConnections()
-	resp, err := (&http.Client{Transport: transport}).Get(node.URL() + prefix + strconv.FormatInt(n, 10))
+	path := "/"
+	if n.way.chunked {
+		path = "/chunked/"
+	}
+	resp, err := n.client.Get(n.url + path + strconv.FormatInt(size, 10))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
+	n.checkProto(t, resp)
 	sum := crc32.New(castagnoli)
-	got, err := io.CopyN(sum, resp.Body, min(n, 1<<20))
-	if err == nil && n > inSockets {
-		if moved := stalled(t, "the origin", &origin.moved); moved > inSockets {
+	got, err := io.CopyN(sum, resp.Body, min(size, 1<<20))
+	if err == nil && size > inSockets {
+		if moved := stalled(t, "the origin", &n.origin.moved); moved > inSockets {
 			t.Errorf("the origin could send %d bytes while the client did not read", moved)
 		}
 	}
@@ -236,58 +297,47 @@ func download(t *testing.T, node *harness.Node, origin *bulkOrigin, prefix strin
 		more, err = io.CopyBuffer(struct{ io.Writer }{sum}, struct{ io.Reader }{resp.Body}, make([]byte, 1<<20))
 		got += more
 	}
-	if err != nil || got != n || resp.StatusCode != http.StatusOK {
-		t.Fatalf("%s with %d bytes, %v; want %d", resp.Status, got, err, n)
+	if err != nil || got != size || resp.StatusCode != http.StatusOK {
+		t.Fatalf("%s with %d bytes, %v; want %d", resp.Status, got, err, size)
 	}
-	if want := origin.sum.Load(); sum.Sum32() != want {
+	if want := n.origin.sum.Load(); sum.Sum32() != want {
 		t.Errorf("the body is not the one that was sent: checksum %08x, want %08x", sum.Sum32(), want)
 	}
 }
 
 // A request's body of any size takes the same memory, whoever is slow.
 func TestALargeUploadTakesNoMemory(t *testing.T) {
-	harness.NeedProc(t)
-	node := harness.StartNode(t, harness.NodeConfig{Plain: true})
-	for name, length := range map[string]func(int64) int64{
-		"with a length": func(n int64) int64 { return n },
-		"chunked":       func(int64) int64 { return -1 },
-	} {
-		t.Run(name, func(t *testing.T) {
-			origin := startBulk(t)
-			node.WaitRevision(node.Put("/roster/backends/bulk", origin.definition()))
-			post := func(n int64) func() { return func() { upload(t, node, origin, n, length(n)) } }
-			post(1 << 10)() // what the first one needs once
-			small := peak(node, post(1<<10))
-			checkPeaks(t, small, peak(node, post(gib)))
-		})
+	for _, way := range bulkWays {
+		t.Run(way.name, func(t *testing.T) { startBulkNode(t, way).compare(t, upload) })
 	}
 }
 
 // upload posts a body, slowly at first, then faster than the origin reads, then as fast
 // as can be, and checks what has come.
-func upload(t *testing.T, node *harness.Node, origin *bulkOrigin, n, length int64) {
+func upload(t *testing.T, n *bulkNode, size int64) {
 	t.Helper()
-	transport := &http.Transport{WriteBufferSize: 256 << 10}
-	defer transport.CloseIdleConnections()
-	b := newBulk(n)
+	b := newBulk(size)
 	var sent atomic.Int64
 	r, w := io.Pipe()
+	req, err := http.NewRequest(http.MethodPost, n.url+"/upload", r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !n.way.chunked {
+		req.ContentLength = size
+	}
 	done := make(chan string, 1)
 	go func() {
-		req, err := http.NewRequest(http.MethodPost, node.URL()+"/upload", r)
-		if err != nil {
-			panic(err)
-		}
-		req.ContentLength = length
-		resp, err := (&http.Client{Transport: transport}).Do(req)
+		resp, err := n.client.Do(req)
 		if err != nil {
 			r.CloseWithError(err)
 			done <- err.Error()
 			return
 		}
 		defer resp.Body.Close()
+		n.checkProto(t, resp)
 		text, _ := io.ReadAll(resp.Body)
-		done <- resp.Status + " " + string(text)
+		done <- fmt.Sprint(resp.StatusCode, " ", string(text))
 	}()
 	go func() {
 		for block := b.next(); block != nil; block = b.next() {
@@ -296,23 +346,23 @@ func upload(t *testing.T, node *harness.Node, origin *bulkOrigin, n, length int6
 			}
 			if sent.Add(int64(len(block))) == 1<<20 {
 				select {
-				case <-origin.arrived: // slow: nothing is under way
+				case <-n.origin.arrived: // slow: nothing is under way
 				case <-t.Context().Done():
 				}
 			}
 		}
 		w.Close()
 	}()
-	if n > inSockets {
+	if size > inSockets {
 		if moved := stalled(t, "the client", &sent); moved > inSockets {
 			t.Errorf("the client could send %d bytes while the origin did not read", moved)
 		}
-		close(origin.goOn)
+		close(n.origin.goOn)
 	}
-	if got, want := <-done, fmt.Sprintf("200 OK %d <nil>", n); got != want {
+	if got, want := <-done, fmt.Sprintf("200 %d <nil>", size); got != want {
 		t.Fatalf("answer is %q, want %q", got, want)
 	}
-	if got, want := origin.sum.Load(), b.sum.Sum32(); got != want {
+	if got, want := n.origin.sum.Load(), b.sum.Sum32(); got != want {
 		t.Errorf("the body is not the one that was sent: checksum %08x, want %08x", got, want)
 	}
 }
