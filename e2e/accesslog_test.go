@@ -127,11 +127,12 @@ func TestAnAccessLogThatBlocksHoldsNothingUp(t *testing.T) {
 	web := harness.StartOrigin(t, "web-1")
 	node.WaitRevision(node.Put(webKey, web.Definition()))
 
-	const requests = 8000 // some 2 MiB of lines
+	const requests = 1500 // some 2 MiB of lines
+	long := strings.Repeat("x", 1<<10)
 	c := harness.Dial(t, "tcp", node.Address())
 	go func() {
 		for i := range requests {
-			fmt.Fprintf(c.Conn, "GET /%d HTTP/1.1\r\nHost: www.example\r\n\r\n", i)
+			fmt.Fprintf(c.Conn, "GET /%d/%s HTTP/1.1\r\nHost: www.example\r\n\r\n", i, long)
 		}
 	}()
 	in := bufio.NewReader(c.Conn)
