@@ -161,7 +161,7 @@ func grpcName(code string) string {
 	return code
 }
 
-func servingName(n uint64) string {
+func servingName(n uint32) string {
 	switch n {
 	case 0:
 		return "UNKNOWN"
@@ -170,7 +170,7 @@ func servingName(n uint64) string {
 	case 3:
 		return "SERVICE_UNKNOWN"
 	}
-	return "status " + strconv.FormatUint(n, 10)
+	return "status " + strconv.FormatUint(uint64(n), 10)
 }
 
 // healthRequest is a HealthCheckRequest, whose field 1 is the service, behind
@@ -189,7 +189,7 @@ func healthRequest(service string) []byte {
 // healthAnswer reads a HealthCheckResponse behind gRPC's prefix: one message,
 // whose field 1 is the serving status. Other fields are skipped, as protobuf
 // wants it.
-func healthAnswer(b []byte) (serving uint64, ok bool) {
+func healthAnswer(b []byte) (serving uint32, ok bool) {
 	if len(b) < 5 || b[0] != 0 || uint64(binary.BigEndian.Uint32(b[1:])) != uint64(len(b)-5) {
 		return 0, false
 	}
@@ -208,7 +208,7 @@ func healthAnswer(b []byte) (serving uint64, ok bool) {
 				return 0, false
 			}
 			if tag>>3 == 1 {
-				serving = v
+				serving = uint32(v)
 			}
 			skip = uint64(n)
 		case 1:

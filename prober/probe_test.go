@@ -96,7 +96,7 @@ func TestProbeOnTheWire(t *testing.T) {
 		{"closes without an answer", closes, func(c net.Conn) { request(c) }, nil, Receive, "4X", "closed without an answer", 0},
 		{"closes without an answer, need not", open, func(c net.Conn) { request(c) }, nil, Receive, "4X", "closed without an answer", 0},
 		{"drips in time", closes, drip(okay, 10*ms), nil, "", "4XRH", "200 OK", time.Duration(len(okay)) * 10 * ms},
-		{"drips too slowly", closes, drip(okay, 100*ms), nil, Receive, "4Xr", "bytes within 2s", 2000 * ms},
+		{"drips too slowly", closes, drip(okay, 150*ms), nil, Receive, "4Xr", "bytes within 2s", 2000 * ms},
 		{"drips a head in time, need not close", open, drip(okay, 30*ms), nil, "", "4XRH", "200 OK", time.Duration(len(okay)-3) * 30 * ms},
 		{"never answers", closes, silence, nil, Receive, "4Xr", "no answer within 2s", 2000 * ms},
 		{"never answers, need not close", open, silence, nil, Receive, "4Xr", "no answer within 2s", 2000 * ms},
@@ -104,7 +104,7 @@ func TestProbeOnTheWire(t *testing.T) {
 		{"closes before it reads", closes, func(c net.Conn) {}, nil, Send, "4x", "", 0},
 		{"refuses", closes, nil, nil, Connect, "", "connection refused", 0},
 		{"never connects", closes, good, blackHole, Connect, "", "no connection within 2s", 2000 * ms},
-		{"connects slowly, and what is left is too little", closes, drip(okay, 10*ms),
+		{"connects slowly, and what is left is too little", closes, drip(okay, 11*ms),
 			func(context.Context) error { time.Sleep(1500 * ms); return nil }, Receive, "4Xr", "within 2s", 2000 * ms},
 	} {
 		t.Run(row.name, func(t *testing.T) {
