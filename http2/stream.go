@@ -386,11 +386,13 @@ func (c *Conn) forgotten(id uint32) bool {
 // discard throws away what was not read.
 func (s *Stream) discard() {
 	s.c.credit(s.body.drop())
-	for h := s.heads; h != nil && s.c.client; {
-		next := h.next
+	if !s.c.client {
+		return // heads is the handler's
+	}
+	for s.heads != nil {
+		h := s.heads
+		s.heads = h.next
 		h.free()
-		h = next
-		s.heads = h
 	}
 }
 
