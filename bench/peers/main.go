@@ -230,9 +230,6 @@ func (o options) measure(ctx context.Context, l *lab, s scenario, progress io.Wr
 		r.Against = single
 	}
 	fmt.Fprintf(progress, "%s: %s\n", s.Key, s.Title)
-	if s.tls && !l.tls {
-		fmt.Fprintln(progress, "   this roster has no listeners with TLS: without it")
-	}
 	g, err := newGenerator(l.processes, s, o.connections, o.seconds)
 	if err != nil {
 		return r, err

@@ -57,7 +57,6 @@ type lab struct {
 	*processes
 	roster  string // the binary
 	other   string // another one, if any
-	tls     bool   // it has listeners with TLS
 	etcd    string // address
 	origins string // tiny or nginx
 	pem     string // file with certificate and key
@@ -68,8 +67,7 @@ type lab struct {
 func (l *lab) start(ctx context.Context, s scenario) ([]*proxy, error) {
 	var started []*proxy
 	for _, k := range kinds {
-		switch {
-		case k.alone && s.fleet == 0, k.name == other && l.other == "", s.tls && k.name == roster && !l.tls:
+		if k.alone && s.fleet == 0 || k.name == other && l.other == "" {
 			continue
 		}
 		asked := s
