@@ -259,10 +259,12 @@ func (c *Conn) end(err error) error {
 		close(c.work)
 	}
 	c.wg.Wait()
+	c.mu.Lock()
 	if c.out != nil {
 		c.out.free()
 		c.out = nil
 	}
+	c.mu.Unlock()
 	if orderly && protocol == nil {
 		return nil
 	}
