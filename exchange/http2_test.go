@@ -222,3 +222,17 @@ func TestForkedPeersHaveTheirOwnIDs(t *testing.T) {
 		t.Errorf("%d ids of 9", len(seen))
 	}
 }
+
+func TestAnswerOfHTTP2HasAReason(t *testing.T) {
+	t.Parallel()
+	for status, want := range map[int]string{404: "HTTP/1.1 404 Not Found\r\n", 299: "HTTP/1.1 299 \r\n"} {
+		p := newPlay(t, Config{}, "192.0.2.1")
+		p.send(plainGet, nil, plainBackend)
+		p.step(p.x.Answered(&message.Response{Status: status, Major: 2, Length: message.Unknown}), Answer)
+		got := p.response()
+		if !strings.HasPrefix(got, want) {
+			t.Errorf("got %q, want %q", got, want)
+		}
+		check(t, got, []string{"Via: 2 roster", "Transfer-Encoding: chunked"}, nil)
+	}
+}

@@ -53,6 +53,9 @@ func (x *Exchange) answer(in *message.Response) {
 		Status: in.Status, Reason: in.Reason, Major: 1, Minor: 1,
 		Length: in.Length, Bodiless: in.Bodiless,
 	}
+	if in.Major > 1 {
+		out.Reason = text(reason(in.Status)) // HTTP/2 has none, and some HTTP/1 clients want one
+	}
 	final := in.Status >= 200
 	if final {
 		if in.Length == message.UntilClose {
@@ -174,12 +177,20 @@ func (x *Exchange) body(b []byte) {
 // reason is what is said beside a status; it means nothing.
 func reason(status int) string {
 	switch status {
+	case 100:
+		return "Continue"
+	case 103:
+		return "Early Hints"
 	case 200:
 		return "OK"
 	case 201:
 		return "Created"
+	case 202:
+		return "Accepted"
 	case 204:
 		return "No Content"
+	case 206:
+		return "Partial Content"
 	case 301:
 		return "Moved Permanently"
 	case 302:
@@ -202,16 +213,28 @@ func reason(status int) string {
 		return "Not Found"
 	case 405:
 		return "Method Not Allowed"
+	case 406:
+		return "Not Acceptable"
 	case 408:
 		return "Request Timeout"
+	case 409:
+		return "Conflict"
 	case 410:
 		return "Gone"
+	case 412:
+		return "Precondition Failed"
 	case 413:
 		return "Content Too Large"
 	case 414:
 		return "URI Too Long"
+	case 415:
+		return "Unsupported Media Type"
+	case 416:
+		return "Range Not Satisfiable"
 	case 417:
 		return "Expectation Failed"
+	case 422:
+		return "Unprocessable Content"
 	case 429:
 		return "Too Many Requests"
 	case 431:
