@@ -26,6 +26,11 @@
 // again. Watching idle sockets through epoll instead would save that call, but
 // not be certain: the event may be in a queue while the request goes out.
 //
+// Over TLS the look is a read that does not wait: session tickets and key updates
+// come unasked and are no reason to close, and what came with the last answer may
+// be in TLS's buffer already. A Session reads its connection all the time, and so
+// knows by itself.
+//
 // The look takes 0.36 us of 0.44 for Get and Put (2 cores of an AMD EPYC, Linux
 // 6.18). With Request.Unchecked it is RoundTrip's, which saves the read that
 // finds nothing yet in return: a checked request costs less so (14.6 us with the
