@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"io"
+	"log/slog"
 	"math/big"
 	"net"
 	"net/http"
@@ -216,12 +217,13 @@ func TestProbesOfRealServers(t *testing.T) {
 		}
 		io.WriteString(w, r.Proto)
 	})
-	quiet := func(*http.Server) {}
-	serve := func(protocols func(*http.Protocols), secure bool, setUp func(*http.Server)) string {
+	serve := func(protocols func(*http.Protocols), secure bool) string {
 		l := listen()
-		s := &http.Server{Handler: handler, Protocols: new(http.Protocols), TLSConfig: &tls.Config{Certificates: []tls.Certificate{cert}}}
+		s := &http.Server{
+			Handler: handler, Protocols: new(http.Protocols), ErrorLog: slog.NewLogLogger(slog.DiscardHandler, 0),
+			TLSConfig: &tls.Config{Certificates: []tls.Certificate{cert}},
+		}
 		protocols(s.Protocols)
-		setUp(s)
 		t.Cleanup(func() { s.Close() })
 		if secure {
 			go s.ServeTLS(l, "", "")
@@ -230,9 +232,9 @@ func TestProbesOfRealServers(t *testing.T) {
 		}
 		return l.Addr().String()
 	}
-	one := serve(func(p *http.Protocols) { p.SetHTTP1(true) }, false, quiet)
-	two := serve(func(p *http.Protocols) { p.SetUnencryptedHTTP2(true) }, false, quiet)
-	secure := serve(func(p *http.Protocols) { p.SetHTTP1(true); p.SetHTTP2(true) }, true, quiet)
+	one := serve(func(p *http.Protocols) { p.SetHTTP1(true) }, false)
+	two := serve(func(p *http.Protocols) { p.SetUnencryptedHTTP2(true) }, false)
+	secure := serve(func(p *http.Protocols) { p.SetHTTP1(true); p.SetHTTP2(true) }, true)
 
 	rpc := func(options ...grpc.ServerOption) string {
 		l := listen()

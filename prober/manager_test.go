@@ -21,19 +21,19 @@ import (
 
 var judge = Judge{Window: 8, Threshold: 3, Initial: 2}
 
-// log collects transitions.
-type log struct {
+// journal collects transitions.
+type journal struct {
 	mu  sync.Mutex
 	all []Transition
 }
 
-func (l *log) notify(t Transition) {
+func (l *journal) notify(t Transition) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.all = append(l.all, t)
 }
 
-func (l *log) take() []Transition {
+func (l *journal) take() []Transition {
 	synctest.Wait()
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -276,7 +276,7 @@ func TestNewBackendWithInitialGoesSick(t *testing.T) {
 	t.Parallel()
 	bubble(t, Config{}, func(t *testing.T, n *network, m *Manager) {
 		n.at("10.0.0.7:80") // refuses
-		var l log
+		var l journal
 		all := m.mustAcquire(t, check(t, "10.0.0.7", `{}`), Use{Name: "all", Judge: Judge{3, 3, 3}, Notify: l.notify})
 		one := m.mustAcquire(t, check(t, "10.0.0.7", `{}`), Use{Name: "one", Judge: Judge{3, 1, 1}, Notify: l.notify})
 		defer all.Release()
@@ -344,7 +344,7 @@ func TestVerdictIsCarriedOver(t *testing.T) {
 		bubble(t, Config{}, func(t *testing.T, n *network, m *Manager) {
 			n.at("10.0.0.7:80").does(row.old)
 			moved := n.at("10.0.0.7:81").does(func(c net.Conn) { time.Sleep(time.Second); row.new(c) })
-			var l log
+			var l journal
 			r := m.mustAcquire(t, check(t, "10.0.0.7", `{}`), Use{Judge: judge, Notify: l.notify})
 			defer r.Release()
 			time.Sleep(time.Minute)
@@ -436,7 +436,7 @@ func TestTransitions(t *testing.T) {
 	t.Parallel()
 	bubble(t, Config{}, func(t *testing.T, n *network, m *Manager) {
 		p := n.at("10.0.0.7:80").does(good)
-		var l log
+		var l journal
 		r := m.mustAcquire(t, check(t, "10.0.0.7", `{}`), Use{Name: "web-1", Judge: Judge{4, 2, 1}, Notify: l.notify})
 		quiet := m.mustAcquire(t, check(t, "10.0.0.7", `{}`), Use{Judge: Judge{4, 2, 1}})
 		time.Sleep(time.Minute)
@@ -486,7 +486,7 @@ func TestReleaseEndsNotify(t *testing.T) {
 	bubble(t, Config{}, func(t *testing.T, n *network, m *Manager) {
 		n.at("10.0.0.7:80").does(good)
 		hold := make(chan struct{})
-		var l log
+		var l journal
 		c := check(t, "10.0.0.7", `{}`)
 		second := m.mustAcquire(t, c, Use{Judge: judge, Notify: l.notify})
 		first := m.mustAcquire(t, c, Use{Judge: judge, Notify: func(Transition) { <-hold }})
@@ -628,6 +628,7 @@ func TestBlackHolesDelayNobody(t *testing.T) {
 				}
 			}
 		}
+		synctest.Wait()
 		if s := m.Stats(); s.Running != 10 {
 			t.Errorf("%d probes under way, want the 10 that may be slow", s.Running)
 		}
