@@ -33,10 +33,10 @@ func (s *shared) reuse(p *Pool, unchecked bool) *Conn {
 		s.active++
 		s.reused++
 		s.mu.Unlock()
+		// What is armed stays so; the next owner wants none unless it says.
+		c.deadlines[reading].want, c.deadlines[writing].want = 0, 0
 		if (c.expires == 0 || s.m.now() < c.expires) && s.current(c) && (unchecked || c.fit()) {
 			c.pool, c.reused, c.unchecked = p, true, unchecked
-			// What is armed stays so; the next owner wants none unless it says.
-			c.deadlines[reading].want, c.deadlines[writing].want = 0, 0
 			return c
 		}
 		s.mu.Lock()
@@ -199,6 +199,7 @@ func (s *shared) sweep(now time.Duration) (next int64) {
 // judge puts a TLS connection that received something while it was idle back, or
 // closes it. The caller has taken it.
 func (s *shared) judge(c *Conn) {
+	c.deadlines[reading].want, c.deadlines[writing].want = 0, 0
 	fit := c.fit()
 	s.mu.Lock()
 	if !fit || s.retired || c.pool.draining.Load() {

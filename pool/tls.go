@@ -157,15 +157,16 @@ func (quiet) Temporary() bool { return true }
 // fit tells if an idle connection may carry another request. Over TLS, what came
 // unasked may be the protocol's own, as session tickets and key updates, so it is
 // read: only then is it known, and also what was received with the last answer.
+// The deadlines must be those of who looks.
 func (c *Conn) fit() bool {
 	u := c.under
 	if u == nil || u.raw == nil {
 		return alive(c.fd)
 	}
-	// A key update may ask for one in return. What the last owner armed may be over.
+	// What the last owner armed may be over. A key update may ask for one in return,
+	// so that goes for writes, too.
 	for w := range c.deadlines {
 		if d := &c.deadlines[w]; d.armed != 0 && c.m.now() >= d.armed {
-			d.want = 0
 			c.set(way(w))
 		}
 	}

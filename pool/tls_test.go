@@ -3,7 +3,9 @@ package pool
 import (
 	"bytes"
 	"crypto/tls"
+	"errors"
 	"net"
+	"os"
 	"testing"
 	"time"
 
@@ -164,4 +166,31 @@ func TestIdleTLSConnectionThatReceived(t *testing.T) {
 			})
 		}
 	}
+}
+
+// The look of RoundTrip leaves alone what was armed for it.
+func TestRoundTripOverReusedTLSTimesOut(t *testing.T) {
+	t.Parallel()
+	ca := newCA(t)
+	certificate := pair(t, ca.issue(t, "127.0.0.1"))
+	o := listen(t, "tcp", "127.0.0.1:0")
+	def := o.backend()
+	def.TLS = &store.TLS{CA: ca.pem}
+	p := acquireWith(t, manager(t, Config{}), def, Deps{})
+	go func() {
+		tls.Server(o.accept(), &tls.Config{Certificates: []tls.Certificate{certificate}}).Handshake()
+	}()
+	c := get(t, p)
+	c.ArmRead(time.Millisecond)
+	time.Sleep(5 * time.Millisecond)
+	c.Put()
+	c, err := p.Get(t.Context(), Request{Unchecked: true})
+	if err != nil || !c.Reused() {
+		t.Fatal("not reused", err)
+	}
+	c.ArmRead(50 * time.Millisecond)
+	if _, err := c.RoundTrip([]byte("?"), nil, make([]byte, 9)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("error is %v", err)
+	}
+	c.Discard()
 }
