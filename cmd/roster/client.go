@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -152,4 +153,54 @@ func (s size[T]) Set(text string) error {
 		*s.p = T(v)
 	}
 	return err
+}
+
+// networks is a flag with networks, "10.0.0.0/8,fd00::/8", or addresses; given again, it
+// adds to them. IPv4 is IPv4, however written: addresses are compared unmapped, so
+// ::ffff:10.0.0.0/104 is 10.0.0.0/8.
+type networks struct{ p *[]netip.Prefix }
+
+func (n *networks) String() string { return strings.Join(n.GetSlice(), ",") }
+func (n *networks) Type() string   { return "networks" }
+
+func (n *networks) Set(text string) error {
+	for part := range strings.SplitSeq(text, ",") {
+		if err := n.Append(part); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Append, Replace and GetSlice are those of a pflag.SliceValue: of a flag that takes a list.
+func (n *networks) Append(text string) error {
+	text = strings.TrimSpace(text)
+	prefix, err := netip.ParsePrefix(text)
+	if addr, single := netip.ParseAddr(text); single == nil && addr.Zone() == "" {
+		prefix, err = netip.PrefixFrom(addr, addr.BitLen()), nil
+	}
+	if err != nil {
+		return fmt.Errorf("%q is no network, want one such as 10.0.0.0/8 or fd00::/8", text)
+	}
+	prefix = prefix.Masked()
+	if a := prefix.Addr(); a.Is4In6() {
+		prefix = netip.PrefixFrom(a.Unmap(), prefix.Bits()-96) // 96 bits of it at least, or it would have been masked
+	}
+	*n.p = append(*n.p, prefix)
+	return nil
+}
+
+func (n *networks) Replace(all []string) error {
+	*n.p = nil
+	return n.Set(strings.Join(all, ","))
+}
+
+func (n *networks) GetSlice() []string {
+	var all []string
+	if n.p != nil { // pflag asks a zero one
+		for _, prefix := range *n.p {
+			all = append(all, prefix.String())
+		}
+	}
+	return all
 }

@@ -2,8 +2,6 @@ package main
 
 import (
 	"log/slog"
-	"net"
-	"net/netip"
 	"os"
 	"os/signal"
 	"syscall"
@@ -32,9 +30,6 @@ func nodeCommand(s streams) *cobra.Command {
 		level          slog.LevelVar
 		unknownFields  string
 		errorStatus    string
-		trusted        []net.IPNet
-		allow, deny    []net.IPNet
-		acceptProxy    []net.IPNet
 		certFiles      []string
 		keyFiles       []string
 		accessLog      string
@@ -80,9 +75,6 @@ environment, and that over the file:
 				}
 			}
 			errs := &multierror.Error{}
-			cfg.Proxy.TrustedProxies = prefixes(trusted)
-			cfg.AcceptProxy = prefixes(acceptProxy)
-			cfg.Destinations.Allow, cfg.Destinations.Deny = prefixes(allow), prefixes(deny)
 			switch unknownFields {
 			case "reject":
 			case "warn":
@@ -141,7 +133,7 @@ environment, and that over the file:
 	f.StringSliceVar(&certFiles, "tls-cert", nil, "file with a certificate, and those that lead to its CA, for listeners with TLS; the first is for clients that name no host we have; may be given again, and not at all if etcd has certificates")
 	f.StringSliceVar(&keyFiles, "tls-key", nil, "file with the key of a --tls-cert, in the same order")
 	f.StringVar(&cfg.Certificates.ClientCA, "tls-client-ca", "", "file with the CA certificates that clients' certificates are verified with; clients without one are refused")
-	f.IPNetSliceVar(&acceptProxy, "accept-proxy", nil, "peers whose connections must begin with a PROXY header, version 1 or 2, CIDR,...")
+	f.Var(&networks{&cfg.AcceptProxy}, "accept-proxy", "peers whose connections must begin with a PROXY header, version 1 or 2, CIDR,...")
 	f.StringVar(&accessLog, "access-log", "off", "a line for each request: off, json or combined")
 	f.StringVar(&cfg.AccessLog.File, "access-log-file", "", "file of the access log; by default the standard output")
 	f.IntVar(&cfg.MaxConnections, "max-connections", 65536, "connections of clients at a time, for each listener; more wait to be accepted; 0 is without limit")
@@ -163,13 +155,13 @@ environment, and that over the file:
 	f.Var(newDuration(&cfg.DrainTimeout, 30*time.Second), "drain-timeout", "how long requests in progress may take when a node ends")
 	f.StringVar(&unknownFields, "unknown-fields", "reject", "a definition with a field that this release does not know: reject, or warn and serve it without")
 	f.StringVar(&cfg.Proxy.ProxyName, "proxy-name", "roster", "what Via and Proxy-Status call this proxy; nodes in front of others may share it, loops are told by the process")
-	f.IPNetSliceVar(&trusted, "trusted-proxies", nil, "peers whose X-Forwarded-*, Forwarded and X-Request-Id are believed, CIDR,...")
+	f.Var(&networks{&cfg.Proxy.TrustedProxies}, "trusted-proxies", "peers whose X-Forwarded-*, Forwarded and X-Request-Id are believed, CIDR,...")
 	f.StringVar(&errorStatus, "error-status", "", "varnish: every failure of a backend is a 503")
 	f.BoolVar(&cfg.Proxy.RevisionHeader, "revision-header", false, "name the revision that routed a request in the field X-Roster-Revision of its answer")
 	f.Var(newDuration(&cfg.Proxy.MinRevisionWait, 0), "min-revision-wait", "how long a request with X-Min-Revision waits for that revision; 0s ignores the field")
 	f.Var(newDuration(&cfg.DNSInterval, 30*time.Second), "dns-interval", "how often the names of backends are resolved")
-	f.IPNetSliceVar(&allow, "backend-allow", nil, "where backends may be, besides what is allowed anyway, CIDR,...")
-	f.IPNetSliceVar(&deny, "backend-deny", nil, "where no backend may be, CIDR,...")
+	f.Var(&networks{&cfg.Destinations.Allow}, "backend-allow", "where backends may be, besides what is allowed anyway, CIDR,...")
+	f.Var(&networks{&cfg.Destinations.Deny}, "backend-deny", "where no backend may be, CIDR,...")
 	f.StringVar(&cfg.Destinations.PathDir, "backend-path-allow", "", "the only folder where backends' sockets may be")
 	f.TextVar(&level, "log-level", &level, "least level of the log: debug, info, warn or error")
 	return cmd
@@ -205,19 +197,4 @@ func onHangup(f func()) (stop func()) {
 		signal.Stop(hangups)
 		close(done)
 	}
-}
-
-// prefixes turns networks as flags have them into those of package netip. IPv4 is IPv4,
-// however written: addresses are compared unmapped, so ::ffff:10.0.0.0/104 is 10.0.0.0/8.
-func prefixes(nets []net.IPNet) []netip.Prefix {
-	var all []netip.Prefix
-	for _, n := range nets {
-		ip, _ := netip.AddrFromSlice(n.IP)
-		ones, _ := n.Mask.Size()
-		if ip.Is4In6() { // with its mask applied, so there are 96 bits of it at least
-			ip, ones = ip.Unmap(), ones-96
-		}
-		all = append(all, netip.PrefixFrom(ip, ones))
-	}
-	return all
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -48,25 +47,41 @@ func TestNodeUsageErrors(t *testing.T) {
 	}
 }
 
-func TestPrefixesOfIPv4AreIPv4HoweverWritten(t *testing.T) {
+func TestNetworksOfIPv4AreIPv4HoweverWritten(t *testing.T) {
 	t.Parallel()
-	var nets []net.IPNet
-	var got []string
-	for _, s := range []string{"10.0.0.0/8", "::ffff:10.0.0.0/104", "::ffff:0:0/96", "::ffff:192.0.2.7/128", "fd00::/8", "::/0"} {
-		_, n, err := net.ParseCIDR(s)
-		if err != nil {
+	var all []netip.Prefix
+	flag := &networks{&all}
+	for _, s := range []string{"10.0.0.0/8", "::ffff:10.0.0.0/104, ::ffff:0:0/96", "::ffff:192.0.2.7/128,fd00::/8", "::/0", "192.0.2.7", "10.1.2.3/8", "::ffff:192.0.2.7"} {
+		if err := flag.Set(s); err != nil {
 			t.Fatal(err)
 		}
-		nets = append(nets, *n)
 	}
-	all := prefixes(nets)
-	for _, p := range all {
-		got = append(got, p.String())
-	}
-	if diff := cmp.Diff([]string{"10.0.0.0/8", "10.0.0.0/8", "0.0.0.0/0", "192.0.2.7/32", "fd00::/8", "::/0"}, got); diff != "" {
+	want := []string{"10.0.0.0/8", "10.0.0.0/8", "0.0.0.0/0", "192.0.2.7/32", "fd00::/8", "::/0", "192.0.2.7/32", "10.0.0.0/8", "192.0.2.7/32"}
+	if diff := cmp.Diff(want, flag.GetSlice()); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
 	if !all[1].Contains(netip.MustParseAddr("10.1.2.3")) {
 		t.Error("10.1.2.3 is not in it")
+	}
+	for _, s := range []string{"", "10.0.0.0/33", "example.com", "10.0.0.0/8,", "fe80::1%eth0"} {
+		if err := flag.Set(s); err == nil {
+			t.Errorf("%q is a network", s)
+		}
+	}
+}
+
+// What can be given several times is a list in the file of --config.
+func TestNodeSettingsMayBeLists(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	file := filepath.Join(dir, "node.yaml")
+	err := os.WriteFile(file, []byte("listen: [\":80\", \"tls://:443\"]\ntls-cert: [a, b]\ntls-key: [a]\naccept-proxy: [10.0.0.0/8, 192.0.2.7]\n"+
+		"trusted-proxies: [10.0.0.0/8]\nbackend-deny: [10.0.0.0/8, nonsense]\nmax-header-size: 32KiB\nmin-body-rate: 1000\naccess-log: json\n"), 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := try(t, nil, "", "node", "--config", file, "--data", filepath.Join(dir, "data"))
+	if want := `backend-deny: is "nonsense": "nonsense" is no network`; got.code != exitUsage || !strings.Contains(got.errors, want) || strings.Count(got.errors, "\n") != 1 {
+		t.Errorf("code %d, want %d and one line with %q:\n%s", got.code, exitUsage, want, got.errors)
 	}
 }
