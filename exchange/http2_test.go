@@ -211,7 +211,7 @@ func TestForkedPeersHaveTheirOwnIDs(t *testing.T) {
 	seen := make(map[string]bool)
 	for range 3 {
 		fork := peer.Fork(policy)
-		if fork.addr != peer.addr || !fork.trusted || string(fork.proto) != "https" {
+		if fork.addr != peer.addr || !fork.trusted || string(fork.proto()) != "https" {
 			t.Errorf("another peer: %+v", fork)
 		}
 		for range 3 {

@@ -12,9 +12,9 @@ import (
 type Peer struct {
 	addr    netip.Addr
 	trusted bool
+	secure  bool   // https, not http
 	text    []byte // addr as X-Forwarded-For has it; empty for a peer without address
 	node    []byte // "for=...", as Forwarded has it
-	proto   []byte // http or https
 	id      uint64 // of the connection; the low bits count its requests
 }
 
@@ -23,10 +23,7 @@ type Peer struct {
 // they come over TLS.
 func (p *Policy) Peer(addr netip.Addr, tls bool) Peer {
 	addr = addr.Unmap().WithZone("")
-	peer := Peer{addr: addr, proto: http, id: p.ids.connection.Add(1) << requestBits}
-	if tls {
-		peer.proto = https
-	}
+	peer := Peer{addr: addr, secure: tls, id: p.ids.connection.Add(1) << requestBits}
 	switch {
 	case !addr.IsValid():
 		peer.node = []byte("for=unknown")
@@ -47,6 +44,13 @@ func (p *Peer) Fork(policy *Policy) Peer {
 	fork := *p
 	fork.id = policy.ids.connection.Add(1) << requestBits
 	return fork
+}
+
+func (p *Peer) proto() []byte {
+	if p.secure {
+		return https
+	}
+	return http
 }
 
 var (

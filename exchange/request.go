@@ -88,7 +88,7 @@ func (x *Exchange) build() {
 		fields = append(fields, message.New(message.XForwardedFor, value))
 	}
 	if !proto {
-		fields = append(fields, message.New(message.XForwardedProto, x.peer.proto))
+		fields = append(fields, message.New(message.XForwardedProto, x.peer.proto()))
 	}
 	if !host && len(in.Authority) > 0 {
 		fields = append(fields, message.New(message.XForwardedHost, in.Authority))
@@ -156,7 +156,7 @@ func (x *Exchange) appendForwarded() {
 			b = append(b, '"')
 		}
 	}
-	x.scratch = append(append(b, ";proto="...), x.peer.proto...)
+	x.scratch = append(append(b, ";proto="...), x.peer.proto()...)
 }
 
 // setBackend fills in what the backend decides. Host is written from Authority.

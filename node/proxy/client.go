@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"io"
 	"net"
@@ -60,8 +59,7 @@ type client struct {
 	http2      atomic.Pointer[http2.Conn]   // what the connection speaks, or the stream's connection
 	greeting   atomic.Bool                  // what comes before requests is not over
 	aborted    atomic.Bool
-	ctx        context.Context // of what requests wait for
-	cancel     context.CancelFunc
+	life       lifetime
 }
 
 // work is the memory that serves requests, taken when there are bytes to look at
@@ -150,7 +148,7 @@ func (c *client) end() {
 			c.work = nil // it may be in any state
 		}
 	}
-	c.cancel()
+	c.life.end()
 	switch c.ending {
 	case linger:
 		c.linger()
@@ -354,6 +352,7 @@ func (c *client) giveWork() {
 		return
 	}
 	c.work = nil
+	c.life.rest()
 	w.in.free()
 	w.back.free()
 	if cap(w.out) > smallBuffer {

@@ -196,7 +196,7 @@ func badBody(err error) exchange.Failure {
 
 // await waits for the revision that the request asks for.
 func (c *client) await() exchange.Step {
-	ctx, cancel := context.WithTimeout(c.ctx, c.p.config.Exchange.MinRevisionWait)
+	ctx, cancel := context.WithTimeout(&c.life, c.p.config.Exchange.MinRevisionWait)
 	defer cancel()
 	c.startWait()
 	err := c.p.config.Await(ctx, c.x.MinRevision())
@@ -247,6 +247,7 @@ func (c *client) pick() exchange.Step {
 // connect takes a slot and a connection.
 func (c *client) connect() exchange.Step {
 	c.startWait()
+	c.marks = marks{}
 	if c.timeouts.Total > 0 && c.left() <= 0 {
 		return c.fail(exchange.Failure{Kind: exchange.Late})
 	}
@@ -271,9 +272,9 @@ func (c *client) connect() exchange.Step {
 // time for the whole request.
 func (c *client) limited() (context.Context, context.CancelFunc) {
 	if c.timeouts.Total <= 0 {
-		return c.ctx, func() {}
+		return &c.life, func() {}
 	}
-	return context.WithTimeout(c.ctx, c.left())
+	return context.WithTimeout(&c.life, c.left())
 }
 
 // dial takes a connection. ctx is limited.

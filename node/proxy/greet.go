@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"crypto/tls"
+	"errors"
 	"net"
 	"net/netip"
 	"slices"
@@ -22,9 +23,12 @@ func (c *client) greet() bool {
 		c.conn.SetReadDeadline(time.Now().Add(c.p.config.HeadTimeout))
 		src, dst, rest, err := inbound.ReadHeader(c.conn)
 		if err != nil {
+			if !errors.Is(err, inbound.ErrInvalid) {
+				return false // a check whether anybody listens, perhaps
+			}
 			c.shard.noHeader.Add(1)
 			c.p.config.Logger.Debug("no PROXY header", "peer", c.remote, "error", err)
-			if c.l.TLS == nil && !isTimeout(err) {
+			if c.l.TLS == nil {
 				c.peer = c.p.policy.Peer(c.remote.Addr(), false)
 				c.takeWork()
 				c.refuse(exchange.Failure{Kind: exchange.BadRequest, Text: "a PROXY header is required here"})
@@ -58,7 +62,7 @@ func (c *client) secure(early []byte) bool {
 	under := &underTLS{Conn: c.conn, early: early}
 	conn := tls.Server(under, c.l.TLS)
 	c.conn.SetDeadline(time.Now().Add(c.p.config.HeadTimeout))
-	if err := conn.HandshakeContext(c.ctx); err != nil {
+	if err := conn.Handshake(); err != nil {
 		c.shard.handshakesFailed.Add(1)
 		c.p.config.Logger.Debug("TLS handshake", "client", c.remote, "error", err)
 		return false

@@ -227,7 +227,6 @@ func (l *listener) freeSlot() {
 func (p *Proxy) open(l *listener, conn net.Conn) *client {
 	c := &client{p: p, l: l, conn: conn}
 	c.ready = c.receive
-	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.tcp, _ = conn.(*net.TCPConn)
 	c.socket = c.tcp
 	c.raw = rawConn(conn)

@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"context"
 	"io"
 	"runtime/debug"
 
@@ -16,7 +15,6 @@ func (c *client) serveStream(s *http2.Stream) {
 		peer: c.peer.Fork(c.p.policy), remote: c.remote, local: c.local,
 	}
 	r.http2.Store(c.http2.Load())
-	r.ctx, r.cancel = context.WithCancel(context.Background())
 	defer r.endStream()
 	s.OnGone(r.abort)
 	r.takeWork()
@@ -37,7 +35,7 @@ func (c *client) endStream() {
 		c.stream.Reset(http2.InternalError)
 		c.work = nil // it may be in any state
 	}
-	c.cancel()
+	c.life.end()
 	c.giveWork()
 }
 

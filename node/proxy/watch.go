@@ -82,7 +82,7 @@ func (c *client) look(now int64) {
 // unblock ends what the request waits for. The caller has made it cancelled, so
 // its connection is not put back for others.
 func (c *client) unblock() {
-	c.cancel()
+	c.life.end()
 	if b := c.waitingOn.Load(); b != nil {
 		b.Abort()
 	}
@@ -111,7 +111,7 @@ func (c *client) abort() {
 	if s := c.state.Load(); s > 0 && c.state.CompareAndSwap(s, cancelled) {
 		c.unblock()
 	}
-	c.cancel()
+	c.life.end()
 	if c.stream == nil {
 		c.conn.Close()
 	}
