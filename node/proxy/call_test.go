@@ -128,7 +128,7 @@ func TestBackendsOfHTTP2HaveTimeouts(t *testing.T) {
 	ask := func(path string) string {
 		return r.exchange("GET " + path + " HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
 	}
-	contains(t, "first", ask("/"), " 200 ", "ok")
+	contains(t, "first", ask("/"), " 200 OK\r\n", "ok")
 	contains(t, "mute", ask("/mute"), " 504 ", "error=http_response_timeout")
 	if got := ask("/half"); !strings.HasSuffix(got, "half") {
 		t.Errorf("half: %q", got)
