@@ -452,7 +452,7 @@ func (c *Conn) Open(r *message.Request, scheme string, data []byte, end bool) (s
 		c.goAway()
 	}
 	c.flush()
-	if c.err != nil {
+	if c.err != nil && !s.remoteEnded { // the answer may be here, and the connection over
 		return nil, n, c.err
 	}
 	return s, n, nil
