@@ -451,9 +451,8 @@ func (c *Conn) Open(r *message.Request, scheme string, data []byte, end bool) (s
 	if c.nextID > maxStreamID {
 		c.goAway()
 	}
-	c.flush()
-	if c.err != nil && !s.remoteEnded { // the answer may be here, and the connection over
-		return nil, n, c.err
+	if err := c.flush(); err != nil && !s.remoteEnded { // the answer may be here
+		return nil, n, err
 	}
 	return s, n, nil
 }

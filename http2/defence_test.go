@@ -71,6 +71,25 @@ func TestRapidReset(t *testing.T) {
 	}
 }
 
+// The same from a client that keeps to the limit of streams.
+func TestResetsAreBudgeted(t *testing.T) {
+	t.Parallel()
+	p, _ := client(t, Config{}, func(s *Stream) { <-whenGone(s) })
+	n := flood(t, func(i int) error {
+		id := uint32(2*i + 1)
+		p.headers(id, true, get...)
+		err := p.fr.WriteRSTStream(id, frames.ErrCodeCancel)
+		if i%10 == 0 && err == nil && i < burst-10 {
+			p.sync() // the handlers have time to end
+		}
+		return err
+	})
+	calm(t, p)
+	if n < burst {
+		t.Errorf("only %d were taken", n)
+	}
+}
+
 // CVE-2025-8671: the client has the server reset its streams.
 func TestResetsProvokedCountToo(t *testing.T) {
 	t.Parallel()

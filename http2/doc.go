@@ -14,7 +14,16 @@
 //	})
 //
 // A client calls NewClient, runs Run in a goroutine, and for each request Reserve,
-// Open, Head and Read.
+// Open, Head and Read:
+//
+//	if !conn.Reserve() {
+//		// another connection
+//	}
+//	s, sent, err := conn.Open(&request, "https", body, true)
+//	if err == nil && sent < len(body) {
+//		err = s.Send(nil, body[sent:], true, nil)
+//	}
+//	err = s.Head(&head) // again while Status is 1xx
 //
 // # Promises
 //
@@ -24,8 +33,11 @@
 // from :authority) is an *http1.Error from Request. A body is never shorter or
 // longer than its content-length without an error from Read.
 //
+// An answer that is malformed is an *http1.Error from Head, with Status 502; only
+// space around a field's value, which several servers leave, is dropped instead.
+//
 // Memory for a connection is bounded: by ConnWindow for bodies not read yet, by
-// MaxHeaderSize for each stream, and by 64 KiB or so for what waits to be written.
+// MaxHeaderSize for each stream, and by 128 KiB or so for what waits to be written.
 // What a peer can do to make work (resets, empty frames, endless field blocks,
 // answers not read) has a budget; who exceeds it loses the connection.
 //

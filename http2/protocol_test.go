@@ -533,3 +533,14 @@ func TestBlocksUseNoTable(t *testing.T) {
 		t.Errorf("blocks are %x and %x", blocks[0], blocks[1])
 	}
 }
+
+func TestPriorityOfItself(t *testing.T) {
+	t.Parallel()
+	p, _ := client(t, Config{}, hello)
+	p.headers(1, true, get...)
+	p.hear("DATA 1")
+	p.fr.WritePriority(1, frames.PriorityParam{StreamDep: 1}) // of a closed stream
+	p.hear("RST_STREAM 1 PROTOCOL_ERROR")
+	p.fr.WritePriority(3, frames.PriorityParam{StreamDep: 3}) // of an idle one
+	p.hear("GOAWAY 1 PROTOCOL_ERROR")
+}

@@ -467,7 +467,7 @@ func (c *Conn) readData(fh frames.FrameHeader) error {
 		code, msg = StreamClosed, "DATA after the end"
 	case c.client && !s.answered:
 		code, msg = ProtocolError, "DATA before HEADERS"
-	case int64(fh.Length) > int64(s.recvWindow):
+	case fh.Length > 0 && int64(fh.Length) > int64(s.recvWindow): // which our SETTINGS can make negative
 		code, msg = FlowControl, "more DATA than the stream's window"
 	case s.declared >= 0 && s.received+int64(left) > s.declared:
 		code, msg = ProtocolError, "body longer than content-length"

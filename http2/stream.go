@@ -204,7 +204,8 @@ func (s *Stream) Trailers() []message.Field {
 // and those not allowed in trailers.
 //
 // Errors are as for Head. After os.ErrDeadlineExceeded a part may have been sent,
-// and only Reset and Abort are left.
+// and only Reset and Abort are left. Without an error the bytes were written, or
+// will be by another stream's Send that is writing.
 func (s *Stream) Send(head *message.Response, data []byte, end bool, trailers []message.Field) error {
 	c := s.c
 	c.mu.Lock()
@@ -219,8 +220,7 @@ func (s *Stream) Send(head *message.Response, data []byte, end bool, trailers []
 		c.endHeaders(start, s.id, ends)
 		if ends {
 			s.endLocal()
-			c.flush()
-			return c.err
+			return c.flush()
 		}
 	}
 	for len(data) > 0 {
@@ -232,12 +232,11 @@ func (s *Stream) Send(head *message.Response, data []byte, end bool, trailers []
 			if data = data[n:]; ends {
 				c.unawait(s)
 				s.endLocal()
-				c.flush()
-				return c.err
+				return c.flush()
 			}
 			continue
 		}
-		c.flush()
+		c.flush() // an error comes from awaitSend
 		if err := s.awaitSend(); err != nil {
 			c.unawait(s)
 			return err
@@ -255,8 +254,7 @@ func (s *Stream) Send(head *message.Response, data []byte, end bool, trailers []
 		}
 		s.endLocal()
 	}
-	c.flush()
-	return c.err
+	return c.flush()
 }
 
 // sendErr is why nothing can be sent.

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"testing"
 
+	frames "golang.org/x/net/http2"
+
 	"roster/message"
 )
 
@@ -385,4 +387,86 @@ func TestEndOfConnection(t *testing.T) {
 	if c.Reserve() {
 		t.Error("place on a connection that has ended")
 	}
+}
+
+// A window that our SETTINGS made smaller than what was already sent is negative;
+// the end of the body needs none (RFC 9113 section 6.9.2).
+func TestEndNeedsNoWindow(t *testing.T) {
+	t.Parallel()
+	a, b := sockets(t)
+	read := make(chan string, 1)
+	release := make(chan struct{})
+	serve(t, b, Config{StreamWindow: 10}, func(s *Stream) {
+		<-release
+		body, err := io.ReadAll(s)
+		read <- fmt.Sprint(len(body), err)
+	})
+	p := newPeer(t, a)
+	io.WriteString(a, frames.ClientPreface)
+	p.fr.WriteSettings()
+	p.headers(1, false, get...)
+	p.fr.WriteData(1, false, make([]byte, 1000)) // before our SETTINGS are known
+	p.hear("SETTINGS 0 ACK")
+	p.fr.WriteSettingsAck()
+	p.fr.WriteData(1, true, nil)
+	p.sync()
+	close(release)
+	if got := <-read; got != "1000<nil>" && got != "1000 <nil>" {
+		t.Errorf("read %s", got)
+	}
+}
+
+// A stream that is reset here while one of its DATA frames is half received takes
+// nothing else with it.
+func TestResetWithinAFrame(t *testing.T) {
+	t.Parallel()
+	opened := make(chan *Stream, 1)
+	const window = 65535
+	p, c := client(t, Config{ConnWindow: window}, func(s *Stream) {
+		var r message.Request
+		s.Request(&r)
+		if string(r.Method) == "POST" {
+			opened <- s
+			s.Read(make([]byte, 10))
+			s.Reset(Cancel)
+			return
+		}
+		hello(s)
+	})
+	for i := range uint32(20) { // more than the window in all
+		id := 2*i + 1
+		p.headers(id, false, ":method=POST", ":scheme=https", ":authority=a.test", ":path=/")
+		p.nc.Write([]byte{0, 0x20, 0, 0, 8, byte(id >> 24), byte(id >> 16), byte(id >> 8), byte(id), 100}) // padded
+		p.nc.Write(make([]byte, 3000))
+		<-opened
+		p.hear(fmt.Sprintf("RST_STREAM %d CANCEL", id))
+		p.nc.Write(make([]byte, 0x2000-1-3000))
+	}
+	p.sync()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.recvWindow+c.unacked != window {
+		t.Errorf("%d bytes of the window are lost", window-c.recvWindow-c.unacked)
+	}
+}
+
+// A client whose identifiers are used up ends with its last stream.
+func TestStreamIDsAreUsedUp(t *testing.T) {
+	t.Parallel()
+	c, _ := both(t, Config{}, Config{}, hello)
+	c.mu.Lock()
+	c.nextID = maxStreamID - 2
+	c.mu.Unlock()
+	a := open(t, c, request("GET", "/", 0), "", true)
+	if !c.Reserve() || c.Reserve() {
+		t.Error("there is one identifier left")
+	}
+	c.Unreserve()
+	b := open(t, c, request("GET", "/", 0), "", true)
+	if c.Reserve() {
+		t.Error("place without an identifier")
+	}
+	answer(t, a)
+	answer(t, b)
+	<-c.Done()
 }

@@ -157,10 +157,17 @@ func (c *Conn) answer(n int) error {
 }
 
 // flush writes out, unless somebody is writing, who will then write this too. It
-// gives up the lock meanwhile.
-func (c *Conn) flush() {
-	if c.writing || c.out == nil {
-		return
+// gives up the lock meanwhile. The error says that it was not written, which is
+// not the same as that the connection has ended since.
+func (c *Conn) flush() error {
+	if c.out == nil {
+		return nil
+	}
+	if c.err != nil {
+		return c.err
+	}
+	if c.writing {
+		return nil
 	}
 	c.writing = true
 	if len(c.streams) > 1 && len(c.out.b) < record {
@@ -169,13 +176,15 @@ func (c *Conn) flush() {
 		runtime.Gosched()
 		c.mu.Lock()
 	}
-	for range 2 {
-		if c.writeOut() {
-			return
-		}
+	done, err := c.writeOut()
+	if !done {
+		done, _ = c.writeOut()
 	}
-	c.wg.Add(1)
-	go c.flusher() // others append faster than this is written
+	if !done {
+		c.wg.Add(1)
+		go c.flusher() // others append faster than this is written
+	}
+	return err
 }
 
 // flushLater has out written, without waiting for that.
@@ -192,28 +201,32 @@ func (c *Conn) flusher() {
 	defer c.wg.Done()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for !c.writeOut() {
+	for done := false; !done; {
+		done, _ = c.writeOut()
 	}
 }
 
-// writeOut writes what is in out, and reports whether there is nothing more:
-// then writing is not set any more.
-func (c *Conn) writeOut() (done bool) {
-	if out := c.out; out != nil && c.err == nil {
+// writeOut writes what is in out, and reports whether there is nothing more, when
+// writing is not set any more, and whether it was written.
+func (c *Conn) writeOut() (done bool, err error) {
+	if err = c.err; c.out != nil && err == nil {
+		out := c.out
 		c.out, c.answers = nil, 0
 		c.mu.Unlock()
-		err := c.write(out.b)
+		err = c.write(out.b)
 		out.free()
 		c.mu.Lock()
 		if err != nil {
-			c.die(fmt.Errorf("http2: write: %w", err))
+			err = fmt.Errorf("http2: write: %w", err)
+			c.die(err)
+			err = c.err // it may be the second reason
 		}
 		for _, s := range c.full {
 			s.writable.Signal()
 		}
 		c.full = c.full[:0]
 		if c.out != nil && c.err == nil {
-			return false
+			return false, err
 		}
 	}
 	if c.closing && !c.halfway && c.err == nil {
@@ -222,12 +235,12 @@ func (c *Conn) writeOut() (done bool) {
 		c.half()
 		c.mu.Lock()
 		if c.out != nil && c.err == nil {
-			return false
+			return false, err
 		}
 	}
 	c.writing = false
 	c.quiet.Broadcast()
-	return true
+	return true, err
 }
 
 // half closes our direction, and has the peer a moment to close its own. A client
