@@ -56,9 +56,6 @@ func (x *Exchange) answer(in *message.Response) {
 	if in.Major > 1 {
 		out.Reason = text(reason(in.Status)) // HTTP/2 has none, and some HTTP/1 clients want one
 	}
-	if in.Major > 1 {
-		out.Reason = text(reason(in.Status)) // HTTP/2 has none
-	}
 	final := in.Status >= 200
 	if final {
 		if in.Length == message.UntilClose {
@@ -190,12 +187,8 @@ func reason(status int) string {
 		return "Created"
 	case 202:
 		return "Accepted"
-	case 202:
-		return "Accepted"
 	case 204:
 		return "No Content"
-	case 206:
-		return "Partial Content"
 	case 206:
 		return "Partial Content"
 	case 301:
@@ -224,8 +217,6 @@ func reason(status int) string {
 		return "Not Acceptable"
 	case 408:
 		return "Request Timeout"
-	case 409:
-		return "Conflict"
 	case 409:
 		return "Conflict"
 	case 410:
