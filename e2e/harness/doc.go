@@ -21,9 +21,20 @@
 // the race detector when the test has it, or when ROSTER_E2E_RACE is 1), etcd and
 // etcdctl (as pinned in go.mod). ROSTER_E2E_BIN names a roster to take instead.
 //
+// # Bytes
+//
+// Where bytes matter the test is client and origin itself: Dial and Listen give a Wire,
+// on which it sends what it likes and reads requests and answers with a reader that
+// takes nothing that could be read in two ways.
+//
+// # What a machine lacks
+//
+// A test that needs a program or something of the system calls Require or Lack: it is
+// skipped with the reason, and fails when ROSTER_REQUIRE_ALL is 1, as in CI.
+//
 // # Concurrency
 //
 // Functions that take a testing.TB, and methods that can fail a test, belong to
-// the goroutine that runs the test, as FailNow does. Origin and Loop may be read
-// from any goroutine.
+// the goroutine that runs the test, as FailNow does. Origin, Loop and Wire's Read
+// methods may be used from any goroutine. A subtest takes Node.For.
 package harness
