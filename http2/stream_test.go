@@ -470,3 +470,55 @@ func TestStreamIDsAreUsedUp(t *testing.T) {
 	answer(t, b)
 	<-c.Done()
 }
+
+// What Serve and Run return.
+func TestReasonsOfTheEnd(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name string
+		end  func(p *peer, c *Conn)
+		open bool // with a stream open
+		want string
+	}{
+		{"the client closes", func(p *peer, c *Conn) { p.nc.Close() }, false, ""},
+		{"Close", func(p *peer, c *Conn) { c.Close() }, true, ""},
+		{"GoAway", func(p *peer, c *Conn) { c.GoAway(); p.fr.WritePing(true, drainPing) }, false, ""},
+		{"the client says GOAWAY", func(p *peer, c *Conn) {
+			p.fr.WriteGoAway(0, 0, nil)
+			p.hear("PING 0")
+			p.fr.WritePing(true, drainPing)
+		}, false, ""},
+		{"the client closes with a stream open", func(p *peer, c *Conn) { p.nc.Close() }, true, "http2: connection closed: unexpected EOF"},
+		{"an invalid frame", func(p *peer, c *Conn) { p.fr.WriteData(0, true, nil) }, false, "http2: PROTOCOL_ERROR: DATA of stream 0"},
+		{"half a frame", func(p *peer, c *Conn) { p.nc.Write([]byte{0, 0, 9, 0}); p.nc.Close() }, false, "http2: read: unexpected EOF"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			a, b := sockets(t)
+			c := NewServer(b, Config{})
+			ended := make(chan error)
+			started := make(chan struct{})
+			go func() { ended <- c.Serve(func(s *Stream) { close(started); <-whenGone(s) }) }()
+			p := newPeer(t, a)
+			p.greet(true)
+			if test.open {
+				p.headers(1, true, get...)
+				<-started
+			}
+			p.sync()
+			test.end(p, c)
+			got := ""
+			if test.name == "GoAway" || test.name == "the client says GOAWAY" {
+				p.hear("GOAWAY 0 NO_ERROR")
+				p.nc.Close()
+			}
+			if err := <-ended; err != nil {
+				got = err.Error()
+			}
+			if got != test.want {
+				t.Errorf("got %q, want %q", got, test.want)
+			}
+			<-c.Done()
+		})
+	}
+}
