@@ -140,6 +140,7 @@ func (c *client) receiveAnswer(chunked bool) exchange.Failure {
 		c.answerEnded = true
 		return exchange.Failure{}
 	}
+	c.silent = isTimeout(err)
 	return exchange.Failure{Kind: exchange.Truncated}
 }
 

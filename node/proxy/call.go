@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"io"
-	"os"
 	"time"
 
 	"roster/exchange"
+	"roster/http1"
 	"roster/http2"
 	"roster/message"
 	"roster/pool"
@@ -18,11 +18,11 @@ import (
 
 // dialCall takes a place in a session.
 func (c *client) dialCall(ctx context.Context, want pool.Request) exchange.Step {
-	s, reused, err := c.picked.Pool.GetSession(ctx, want, c.p.startSession)
+	s, reused, err := c.picked.Pool.GetSession(ctx, want, c.p.start2)
 	if err != nil {
 		return c.fail(c.notConnected(err))
 	}
-	c.session = s.(*http2.Conn)
+	c.session, c.reserved = s.(*http2.Conn), true
 	if c.gone() || c.aborted.Load() {
 		return c.fail(exchange.Failure{Kind: exchange.ClientGone})
 	}
@@ -33,20 +33,16 @@ func (c *client) dialCall(ctx context.Context, want pool.Request) exchange.Step 
 // requests share. Each request has its own, shorter or longer, timeout besides.
 const sessionWrites = 60 * time.Second
 
-// sessionPings is how long a backend may be silent while it owes answers before it
-// is asked for a sign of life. Without, requests would go on choosing a connection
-// whose other end is gone, for as long as TCP sends again.
-const sessionPings = 15 * time.Second
-
 // startSession makes an HTTP/2 session of a new connection. It waits for the
 // backend's SETTINGS: before them nobody knows how many requests it takes at once,
-// and that it speaks HTTP/2 at all.
+// and that it speaks HTTP/2 at all. Silent backends are not asked for a sign of
+// life: servers of gRPC end the connection of whom asks more often than every five
+// minutes, and calls that wait for events are silent for longer.
 func (p *Proxy) startSession(conn *pool.Conn) (pool.Session, error) {
 	h := http2.NewClient(conn, http2.Config{
 		MaxHeaderSize: p.config.Limits.MaxHead,
 		MaxFields:     p.config.Limits.MaxFields,
 		WriteTimeout:  sessionWrites,
-		PingInterval:  sessionPings,
 	})
 	ended := make(chan error, 1)
 	go func() { ended <- h.Run() }()
@@ -72,10 +68,9 @@ func (c *client) sendCall() exchange.Step {
 	if c.picked.Def.TLS != nil {
 		scheme = "https"
 	}
-	session := c.session
-	c.session = nil
+	c.reserved = false
 	end := c.whole && len(trailers) == 0
-	call, n, err := session.Open(&c.x.Request, scheme, c.first, end)
+	call, n, err := c.session.Open(&c.x.Request, scheme, c.first, end)
 	if err != nil {
 		return c.fail(c.callBroken(err))
 	}
@@ -113,10 +108,13 @@ func (c *client) callHead() exchange.Step {
 func (c *client) callBroken(err error) exchange.Failure {
 	f := c.broken(err)
 	var reset *http2.ResetError
-	if f.Kind == exchange.ClientGone || errors.Is(err, os.ErrDeadlineExceeded) || !errors.As(err, &reset) {
-		return f
-	}
+	var bad *http1.Error
 	switch {
+	case f.Kind == exchange.ClientGone, isTimeout(err):
+	case errors.As(err, &bad):
+		f = badRequest(err)
+		f.Kind = exchange.BadAnswer
+	case !errors.As(err, &reset):
 	case reset.Unprocessed:
 		f.Kind, f.Unprocessed = exchange.Closed, true
 	case reset.Remote:
@@ -130,12 +128,20 @@ func (c *client) callBroken(err error) exchange.Failure {
 // endCall ends what is left of a call: an answer may be whole before its request
 // is.
 func (c *client) endCall() {
-	if s := c.session; s != nil {
-		c.session = nil
-		s.Unreserve()
+	session := c.session
+	if session == nil {
+		return
+	}
+	c.session = nil
+	if c.reserved {
+		session.Unreserve()
 	}
 	if call := c.call; call != nil {
 		c.call = nil
+		if c.silent {
+			// Perhaps its host is gone. Others finish there, but none begin.
+			session.GoAway()
+		}
 		call.Reset(http2.Cancel)
 	}
 }

@@ -28,8 +28,10 @@ type try struct {
 	picked   *table.Backend
 	held     bool          // a slot of it
 	link     *pool.Conn    // to it
-	session  *http2.Conn   // or this, with a place reserved in it,
-	call     *http2.Stream // and then the request's stream in it
+	session  *http2.Conn   // or this,
+	reserved bool          // with a place in it,
+	call     *http2.Stream // and then the request's stream
+	silent   bool          // it let a timeout pass
 	timeouts exchange.Timeouts
 	begun    bool // bytes of the answer have come
 	marks    marks
@@ -327,6 +329,7 @@ func (c *client) send() exchange.Step {
 		c.back.take()
 	}
 	c.back.r, c.back.w = 0, 0
+	c.silent = false
 	if c.session != nil {
 		return c.sendCall()
 	}
@@ -472,6 +475,7 @@ func (c *client) broken(err error) exchange.Failure {
 	case c.gone() || c.aborted.Load():
 		kind = exchange.ClientGone
 	case errors.Is(err, os.ErrDeadlineExceeded):
+		c.silent = true
 		switch {
 		case c.timeouts.Total > 0 && c.left() <= 0:
 			kind = exchange.Late

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"roster/exchange"
+	"roster/pool"
 )
 
 // Proxy serves clients. Its methods may be called from any goroutine.
@@ -24,6 +25,7 @@ type Proxy struct {
 	tick     atomic.Int64  // of the watch over clients
 	wake     chan struct{} // tells the watch of the first connection
 	shards   [shards]shard
+	start2   func(*pool.Conn) (pool.Session, error) // startSession
 
 	mu        sync.Mutex
 	first     *client // all connections, linked by next and prev
@@ -81,6 +83,7 @@ func New(c Config) *Proxy {
 		wake:      make(chan struct{}, 1),
 	}
 	p.tick.Store(1)
+	p.start2 = p.startSession
 	return p
 }
 
