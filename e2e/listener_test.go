@@ -2,6 +2,7 @@ package e2e_test
 
 import (
 	"bufio"
+	"bytes"
 	"crypto/tls"
 	"encoding/json"
 	"fmt"
@@ -17,6 +18,8 @@ import (
 	"time"
 
 	"github.com/pires/go-proxyproto"
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
 
 	"roster/e2e/harness"
 	"roster/node/certs/certstest"
@@ -41,9 +44,14 @@ func readingNode(t *testing.T, args ...string) *harness.Node {
 		}
 	}))
 	t.Cleanup(origin.Close)
-	host, port, _ := net.SplitHostPort(origin.Listener.Addr().String())
-	node.WaitRevision(node.Put(webKey, fmt.Sprintf(`{"host": %q, "port": %s}`, host, port)))
+	node.WaitRevision(node.Put(webKey, backendAt(origin)))
 	return node
+}
+
+// backendAt is the definition of a backend that is a server of this process.
+func backendAt(s *httptest.Server) string {
+	host, port, _ := net.SplitHostPort(s.Listener.Addr().String())
+	return fmt.Sprintf(`{"host": %q, "port": %s}`, host, port)
 }
 
 const plainGet = "GET / HTTP/1.1\r\nHost: www.test\r\n\r\n"
@@ -288,6 +296,67 @@ func TestSlowClientsAreEnded(t *testing.T) {
 			t.Errorf("the end: %v", err)
 		}
 	})
+}
+
+// A client that takes nothing of its answer is cut off, and the backend's connection is
+// given up with it: over TCP, and where it opens no window of HTTP/2.
+func TestClientsThatDoNotReadAreCutOff(t *testing.T) {
+	t.Parallel()
+	ca := certstest.NewCA(t)
+	cert, key := ca.Issue(t, "www.test").Write(t, t.TempDir(), "www")
+	secure := harness.FreeAddress(t)
+	node := harness.StartNode(t, harness.NodeConfig{Args: []string{"--write-timeout", "400ms", "--listen", "tls://" + secure, "--tls-cert", cert, "--tls-key", key}})
+	ended := make(chan string, 2)
+	origin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		for chunk := make([]byte, 64<<10); ; {
+			if _, err := w.Write(chunk); err != nil {
+				ended <- r.URL.Path
+				return
+			}
+		}
+	}))
+	t.Cleanup(origin.CloseClientConnections)
+	node.WaitRevision(node.Put(webKey, backendAt(origin)))
+
+	request := func(path string) string { return "GET " + path + " HTTP/1.1\r\nHost: www.test\r\n\r\n" }
+	harness.Dial(t, "tcp", node.Address()).Send(request("/tcp"))
+	encrypted := func(protocol string) io.Writer {
+		conn, err := tls.Dial("tcp", secure, &tls.Config{ServerName: "www.test", RootCAs: ca.Pool(), NextProtos: []string{protocol}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		return conn
+	}
+	conn := encrypted("h2")
+	var head bytes.Buffer
+	fields := hpack.NewEncoder(&head)
+	for _, f := range [][2]string{{":method", "GET"}, {":scheme", "https"}, {":path", "/http2"}, {":authority", "www.test"}} {
+		if err := fields.WriteField(hpack.HeaderField{Name: f[0], Value: f[1]}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	frames := http2.NewFramer(conn, nil)
+	_, err := io.WriteString(conn, http2.ClientPreface)
+	if err == nil {
+		err = frames.WriteSettings()
+	}
+	if err == nil {
+		err = frames.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: head.Bytes(), EndStream: true, EndHeaders: true})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	limit := time.After(harness.WaitLimit)
+	given := map[string]bool{}
+	for len(given) < 2 {
+		select {
+		case path := <-ended:
+			given[path] = true
+		case <-limit:
+			t.Fatalf("after %v only these answers were given up: %v", harness.WaitLimit, given)
+		}
+	}
 }
 
 // A body that trickles is never silent, and still ends.
