@@ -54,6 +54,9 @@ func newSet(c Config) *Set {
 		MinVersion:     tls.VersionTLS12,
 		NextProtos:     []string{"h2", "http/1.1"},
 		GetCertificate: s.certificate,
+		// Small records at first would be a write each; what is read by machines and
+		// in one go is better off with whole ones.
+		DynamicRecordSizingDisabled: true,
 	}
 	for i, p := range c.Files {
 		s.files = append(s.files, &pairFile{cert: file{path: p.Cert}, key: file{path: p.Key}, rank: i})
