@@ -144,8 +144,15 @@ func (c *client) receiveAnswer(chunked bool) exchange.Failure {
 	return exchange.Failure{Kind: exchange.Truncated}
 }
 
+// streamPiece is how much of a body goes into a stream at once: four frames that
+// fill a TLS record each, see package http2.
+const streamPiece = 4 * 16375
+
 // readBackend reads of the answer's body.
 func (c *client) readBackend(b []byte) (int, error) {
+	if c.stream != nil && len(b) > streamPiece {
+		b = b[:streamPiece]
+	}
 	if c.call != nil {
 		return c.call.Read(b)
 	}
