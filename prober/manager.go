@@ -18,9 +18,10 @@ type Manager struct {
 	node   uint64
 	start  time.Time // of the clock, see now
 
-	wake   chan struct{} // the schedule changed
-	tell   chan struct{} // there are transitions
-	probes sync.WaitGroup
+	wake    chan struct{} // something is due
+	tell    chan struct{} // there are transitions
+	results chan result
+	probes  sync.WaitGroup
 
 	mu          sync.Mutex
 	schedule    schedule
@@ -75,12 +76,13 @@ func New(c Config) *Manager {
 	node := fnv.New64a()
 	node.Write([]byte(c.Node))
 	return &Manager{
-		config: c,
-		node:   node.Sum64(),
-		start:  time.Now().Add(-1), // so that no time is zero
-		wake:   make(chan struct{}, 1),
-		tell:   make(chan struct{}, 1),
-		byKey:  make(map[Key]*prober),
+		config:  c,
+		node:    node.Sum64(),
+		start:   time.Now().Add(-1), // so that no time is zero
+		wake:    make(chan struct{}, 1),
+		tell:    make(chan struct{}, 1),
+		results: make(chan result, 1024),
+		byKey:   make(map[Key]*prober),
 		schedule: schedule{
 			places: c.Concurrency / 2,
 		},
@@ -101,17 +103,24 @@ func (m *Manager) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// runSchedule starts probes when they are due.
+// A result is what a probe found.
+type result struct {
+	pr *prober
+	outcome
+}
+
+// runSchedule starts probes when they are due, and files what they found. Only it
+// does: were the lock taken by each probe at its end, thousands would queue for it.
 func (m *Manager) runSchedule(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	for {
+	for ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
-			m.probes.Wait()
-			return
 		case <-m.wake:
 		case <-timer.C:
+		case r := <-m.results:
+			m.record(r)
 		}
 		for m.dispatch(ctx) {
 		}
@@ -120,9 +129,26 @@ func (m *Manager) runSchedule(ctx context.Context) {
 		m.mu.Unlock()
 		timer.Reset(wait)
 	}
+	ended := make(chan struct{})
+	go func() {
+		m.probes.Wait()
+		close(ended)
+	}()
+	for {
+		select {
+		case r := <-m.results:
+			m.record(r)
+		case <-ended:
+			for len(m.results) > 0 {
+				m.record(<-m.results)
+			}
+			return
+		}
+	}
 }
 
-// burst is how many probes are started at a time, so that others get the lock too.
+// burst is how many probes are started or filed at a time, so that others get the
+// lock too.
 const burst = 64
 
 // dispatch starts probes. It is true if there may be more to start.
@@ -145,76 +171,83 @@ func (m *Manager) dispatch(ctx context.Context) bool {
 	return ctx.Err() == nil
 }
 
-// probe makes one probe of pr, in the time of limited, and files what it found.
-// run is Run's context.
+// probe makes one probe of pr, in the time of limited. run is Run's context.
 func (m *Manager) probe(run, limited context.Context, pr *prober) {
 	defer m.probes.Done()
 	o := pr.check.run(limited, pr.pool, nil)
 	if run.Err() != nil {
 		o.cancelled = true // also if run had a deadline
 	}
-	m.mu.Lock()
-	logged := m.record(pr, &o)
-	m.mu.Unlock()
-	if logged > 0 {
-		m.config.Logger.Error("a probe failed for a local fault and does not count",
-			"check", pr.check, "error", o.text, "total", logged)
-	}
+	m.results <- result{pr, o}
 }
 
 // logEvery is the shortest time from one line about local faults to the next.
 const logEvery = 10 * time.Second
 
-// record files what a probe found. If it is not zero, a line is to be logged about
-// that many local faults.
-func (m *Manager) record(pr *prober, o *outcome) (localFaults uint64) {
+// record files what a probe found, and the other results that there are.
+func (m *Manager) record(r result) {
+	m.mu.Lock()
 	now := m.now()
-	if m.schedule.end(pr, now) {
-		m.wakeUp()
+	var fault result // to be logged
+	for n := 1; ; n++ {
+		if m.file(&r, now) {
+			fault = r
+		}
+		if n == burst || len(m.results) == 0 {
+			break
+		}
+		r = <-m.results
 	}
+	total := m.stats.Local
+	m.mu.Unlock()
+	if fault.pr != nil {
+		m.config.Logger.Error("a probe failed for a local fault and does not count",
+			"check", fault.pr.check, "error", fault.text, "total", total)
+	}
+}
+
+// file is true if a line about a local fault is due.
+func (m *Manager) file(r *result, now time.Duration) bool {
+	pr := r.pr
+	m.schedule.end(pr, now)
 	pr.cancel()
 	pr.cancel = nil
 	switch {
-	case pr.gone, o.cancelled:
+	case pr.gone, r.cancelled:
 		m.stats.Cancelled++
-		return 0
-	case o.local:
+		return false
+	case r.local:
 		pr.local++
 		m.stats.Local++
 		m.sleep(pr, now+min(pr.check.Interval(), localRetry))
 		if m.localLogged == 0 || now-m.localLogged >= logEvery {
 			m.localLogged = now
-			return m.stats.Local
+			return true
 		}
-		return 0
+		return false
 	}
-	h := pr.history.Load().next(o, time.Now())
+	h := pr.history.Load().next(&r.outcome, time.Now())
 	pr.history.Store(h)
-	if o.saw&sawHappy != 0 {
+	if r.saw&sawHappy != 0 {
 		m.stats.Good++
 	} else {
 		m.stats.Bad++
 	}
-	for r := pr.first; r != nil; r = r.next {
-		m.judge(r, h)
+	for ref := pr.first; ref != nil; ref = ref.next {
+		m.judge(ref, h)
 	}
 	if h.Probes == 1 {
 		m.answered(pr)
 	}
 	m.sleep(pr, now+pause(m.node, pr.check.key, h.Probes, pr.check.Interval()))
-	return 0
+	return false
 }
 
 // sleep has pr probed at a time, or after.
 func (m *Manager) sleep(pr *prober, due time.Duration) {
 	pr.due = due
 	m.schedule.add(pr)
-	if pr.index == 0 {
-		m.wakeUp()
-	}
 }
-
-func (m *Manager) wakeUp() { signal(m.wake) }
 
 func signal(c chan struct{}) {
 	select {

@@ -671,6 +671,46 @@ func TestBackendsThatFallSilentMoveOver(t *testing.T) {
 	})
 }
 
+// However many checks begin or end at one moment, each has its place.
+func TestThousandsAtOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(t)
+		m := New(Config{Pools: n.pools(), Logger: silent, Concurrency: 16384})
+		var refs []*Ref
+		for i := range 3000 {
+			host := fmt.Sprintf("10.0.%d.%d", i/250, i%250)
+			n.at(host + ":80").does(good)
+			if i%3 == 0 {
+				n.at(host + ":80").does(silence)
+			}
+			refs = append(refs, m.mustAcquire(t, check(t, host, `{}`), Use{Judge: judge}))
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- m.Run(ctx) }()
+		start := time.Now()
+		if err := m.Answered(ctx); err != nil || time.Since(start) != 2*time.Second {
+			t.Errorf("answered after %v with %v, want the timeout of 2s", time.Since(start), err)
+		}
+		for i, r := range refs {
+			if r.Healthy() != (i%3 != 0) {
+				t.Fatalf("backend %d: healthy %v", i, r.Healthy())
+			}
+		}
+		time.Sleep(time.Minute)
+		cancel()
+		<-ended
+		s := m.Stats()
+		if s.Running != 0 || s.Started != s.Good+s.Bad+s.Cancelled || s.Good < 11*2000 || s.Bad < 8*1000 {
+			t.Errorf("after a minute: %+v", s)
+		}
+		for _, r := range refs {
+			r.Release()
+		}
+	})
+}
+
 // At most Concurrency probes are under way, also at the start.
 func TestConcurrencyIsBounded(t *testing.T) {
 	t.Parallel()

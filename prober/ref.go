@@ -179,6 +179,7 @@ func (m *Manager) lockProber(c *Check) (pr *prober, spare *pool.Pool, err error)
 	pr.history.Store(&noHistory)
 	m.byKey[c.key] = pr
 	m.sleep(pr, m.now())
+	signal(m.wake)
 	return pr, nil, nil
 }
 

@@ -98,16 +98,14 @@ func (s *schedule) until(now time.Duration) time.Duration {
 	return max(wait, 0)
 }
 
-// end takes a prober out of its place. It is true if another one waits for that.
-func (s *schedule) end(pr *prober, now time.Duration) bool {
-	v := pr.speed
-	s.running[v].remove(pr)
+// end takes a prober out of its place.
+func (s *schedule) end(pr *prober, now time.Duration) {
+	s.running[pr.speed].remove(pr)
 	pr.busy = false
 	pr.speed = quick
 	if now-pr.started > slowAfter {
 		pr.speed = slow
 	}
-	return s.waiting[v].first != nil || v == slow && s.waiting[quick].first != nil
 }
 
 // dueHeap is a container/heap by due time.

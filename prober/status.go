@@ -1,7 +1,9 @@
 package prober
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -69,24 +71,27 @@ type State struct {
 	Due     time.Duration // until the next one, not above 0 if it is late or under way
 }
 
-// List returns the state of all probers, in the order they were made in. The lock
-// is taken for each by itself: probing goes on meanwhile.
+// listed is how many states are taken at a time, so that probing is not held up.
+const listed = 256
+
+// List returns the state of all probers, in the order they were made in. It is not
+// of one moment, as probing goes on meanwhile.
 func (m *Manager) List() []State {
 	m.mu.Lock()
-	all := make([]*prober, 0, len(m.byKey))
-	for _, pr := range m.byKey {
-		all = append(all, pr)
-	}
+	all := slices.Collect(maps.Values(m.byKey))
 	m.mu.Unlock()
-	slices.SortFunc(all, func(a, b *prober) int { return int(int64(a.number) - int64(b.number)) })
+	slices.SortFunc(all, func(a, b *prober) int { return cmp.Compare(a.number, b.number) })
 	states := make([]State, 0, len(all))
-	for _, pr := range all {
+	for some := range slices.Chunk(all, listed) {
 		m.mu.Lock()
-		if !pr.gone {
-			states = append(states, State{
-				Check: pr.check, History: *pr.history.Load(), Users: pr.users, Local: pr.local,
-				Active: pr.busy, Due: pr.due - m.now(),
-			})
+		now := m.now()
+		for _, pr := range some {
+			if !pr.gone {
+				states = append(states, State{
+					Check: pr.check, History: *pr.history.Load(), Users: pr.users, Local: pr.local,
+					Active: pr.busy, Due: pr.due - now,
+				})
+			}
 		}
 		m.mu.Unlock()
 	}
