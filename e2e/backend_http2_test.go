@@ -209,18 +209,22 @@ var protocolTests = []planeTest{
 		c.Send(p.get("b"))
 		want(t, c.Response(), "")
 	}},
-	{"first_byte_timeout over h2c is 504, and the connection stays", func(t *testing.T, p *plane) {
+	{"first_byte_timeout over h2c is 504; others finish on that connection, and none begin", func(t *testing.T, p *plane) {
 		origin := startH2Origin(t, nil)
 		p.backend("b", origin.definition(`"protocol":"h2c","first_byte_timeout":"100ms"`))
+		p.backend("patient", origin.definition(`"protocol":"h2c"`))
+		other := p.client()
+		other.Send(get("/"+p.name("patient")+"/hold", ""))
+		<-origin.held
 		c := p.client()
-		c.Send(p.post("b", "abc"))
-		want(t, c.Response(), "abc")
 		c.Send(get("/"+p.name("b")+"/hold", ""))
 		wantError(t, c.Response(), 504, "http_response_timeout")
 		c.Send(p.post("b", "abc"))
 		want(t, c.Response(), "abc")
-		if opened, _, _ := origin.counts(); opened != 1 {
-			t.Errorf("%d connections, want 1", opened)
+		close(origin.release)
+		want(t, other.Response(), "")
+		if opened, _, _ := origin.counts(); opened != 2 {
+			t.Errorf("%d connections, want 2", opened)
 		}
 	}},
 }
