@@ -299,14 +299,14 @@ func TestSlowClientsAreEnded(t *testing.T) {
 }
 
 // A client that takes nothing of its answer is cut off, and the backend's connection is
-// given up with it: over TCP, and where it opens no window of HTTP/2.
+// given up with it: over TCP, over TLS, and where it opens no window of HTTP/2.
 func TestClientsThatDoNotReadAreCutOff(t *testing.T) {
 	t.Parallel()
 	ca := certstest.NewCA(t)
 	cert, key := ca.Issue(t, "www.test").Write(t, t.TempDir(), "www")
 	secure := harness.FreeAddress(t)
 	node := harness.StartNode(t, harness.NodeConfig{Args: []string{"--write-timeout", "400ms", "--listen", "tls://" + secure, "--tls-cert", cert, "--tls-key", key}})
-	ended := make(chan string, 2)
+	ended := make(chan string, 3)
 	origin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		for chunk := make([]byte, 64<<10); ; {
 			if _, err := w.Write(chunk); err != nil {
@@ -327,6 +327,9 @@ func TestClientsThatDoNotReadAreCutOff(t *testing.T) {
 		}
 		t.Cleanup(func() { conn.Close() })
 		return conn
+	}
+	if _, err := io.WriteString(encrypted("http/1.1"), request("/tls")); err != nil {
+		t.Fatal(err)
 	}
 	conn := encrypted("h2")
 	var head bytes.Buffer
@@ -349,7 +352,7 @@ func TestClientsThatDoNotReadAreCutOff(t *testing.T) {
 	}
 	limit := time.After(harness.WaitLimit)
 	given := map[string]bool{}
-	for len(given) < 2 {
+	for len(given) < 3 {
 		select {
 		case path := <-ended:
 			given[path] = true

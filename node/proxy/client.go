@@ -149,6 +149,9 @@ func (c *client) end() {
 		}
 	}
 	c.life.end()
+	if c.under != nil {
+		c.under.owner = nil // what ends TLS has a time of its own
+	}
 	switch c.ending {
 	case linger:
 		c.linger()
@@ -398,12 +401,12 @@ func (c *client) setRead(at time.Duration) {
 
 // write sends b to the client, which has WriteTimeout to accept some of it.
 func (c *client) write(b []byte) error {
+	c.armWrite()
 	for {
-		c.armWrite()
 		n, err := c.conn.Write(b)
 		c.shard.sent.Add(uint64(n))
 		b = b[n:]
-		if err == nil || !c.early(err, n > 0) {
+		if err == nil || c.under != nil || !c.early(err, n > 0) {
 			return err
 		}
 	}
@@ -413,11 +416,11 @@ func (c *client) write(b []byte) error {
 func (c *client) write2(a, b []byte) error {
 	c.vec = [2][]byte{a, b}
 	c.bufs = c.vec[:]
+	c.armWrite()
 	for {
-		c.armWrite()
 		n, err := c.bufs.WriteTo(c.conn)
 		c.shard.sent.Add(uint64(n))
-		if err == nil || !c.early(err, n > 0) {
+		if err == nil || c.under != nil || !c.early(err, n > 0) {
 			return err
 		}
 	}

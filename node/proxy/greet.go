@@ -69,6 +69,7 @@ func (c *client) secure(early []byte) bool {
 	}
 	c.shard.handshakes.Add(1)
 	c.conn, c.tcp, c.under = conn, nil, under
+	under.owner = c
 	return true
 }
 
@@ -76,7 +77,8 @@ func (c *client) secure(early []byte) bool {
 // TLS connection is served as a plain one is: from inside the wait for its socket.
 type underTLS struct {
 	net.Conn
-	early   []byte // to be read before what comes from the connection
+	owner   *client // once the handshake is done
+	early   []byte  // to be read before what comes from the connection
 	fd      uintptr
 	quick   bool // read from fd what is there
 	drained bool // nothing is, since the socket became readable
@@ -103,6 +105,18 @@ func (u *underTLS) Read(b []byte) (int, error) {
 	}
 	u.drained = n < len(b)
 	return n, err
+}
+
+// Write goes on where a deadline came early, or after the client took something:
+// a record that was cut off by a deadline makes crypto/tls fail for ever after.
+func (u *underTLS) Write(b []byte) (n int, err error) {
+	for {
+		k, err := u.Conn.Write(b[n:])
+		n += k
+		if err == nil || u.owner == nil || !u.owner.early(err, k > 0) {
+			return n, err
+		}
+	}
 }
 
 // nothingYet is a temporary net.Error, after which a TLS connection stays usable.
