@@ -243,8 +243,11 @@ func (c *client) finish() verdict {
 	}
 	// Closing while bytes of the client's are unread, or on their way, is a reset
 	// that may overtake the answer.
-	if !c.whole && (c.upload == nil || !c.upload.read.Load()) || !c.in.empty() {
+	switch {
+	case !c.whole && (c.upload == nil || !c.upload.read.Load()) || !c.in.empty():
 		c.ending = linger
+	case !c.request.Close:
+		c.ending = brief // it did not know that this is the last answer
 	}
 	return over
 }

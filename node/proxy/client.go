@@ -100,6 +100,7 @@ type ending uint8
 const (
 	plain  ending = iota
 	linger        // after reading what the client still sends
+	brief         // as linger, where nothing is known to be on its way
 	reset         // with a reset, so that the client cannot take the end for the answer's
 )
 
@@ -154,10 +155,13 @@ func (c *client) end() {
 	}
 	switch c.ending {
 	case linger:
-		c.linger()
+		c.linger(lingerTime)
+	case brief:
+		c.linger(briefTime)
 	case reset:
 		if c.socket != nil {
 			c.socket.SetLinger(0)
+			c.socket.Close() // past TLS, whose end would say that all is well
 		}
 	}
 	c.conn.Close()
@@ -459,18 +463,19 @@ func (c *client) early(err error, progress bool) bool {
 // nginx's lingering_timeout, and a bound to the bytes.
 const (
 	lingerTime  = 5 * time.Second
+	briefTime   = time.Second
 	lingerBytes = 8 << 20
 )
 
 // linger closes our side and reads until the client has closed its own: closing
 // with bytes unread is a reset, which may overtake the answer.
-func (c *client) linger() {
+func (c *client) linger(d time.Duration) {
 	half, ok := c.conn.(interface{ CloseWrite() error })
 	if !ok || half.CloseWrite() != nil {
 		return
 	}
 	c.takeWork()
-	c.conn.SetReadDeadline(time.Now().Add(lingerTime))
+	c.conn.SetReadDeadline(time.Now().Add(d))
 	for total := 0; total < lingerBytes; {
 		n, err := c.conn.Read(c.in.b)
 		if err != nil {
