@@ -26,6 +26,7 @@ type load struct {
 	requests int
 	took     time.Duration
 	p50, p99 time.Duration
+	cpu      time.Duration // of the generator itself
 }
 
 // generator asks proxies the way of one scenario.
@@ -98,7 +99,7 @@ func (g *generator) limit(seconds int) time.Duration {
 }
 
 func (g *generator) wrk(ctx context.Context, p *proxy, seconds int) (l load, err error) {
-	out, err := g.processes.run(ctx, g.limit(seconds), otherCore, "wrk", "-t", "1", "-c", strconv.Itoa(g.connections),
+	out, cpu, err := g.processes.run(ctx, g.limit(seconds), otherCore, "wrk", "-t", "1", "-c", strconv.Itoa(g.connections),
 		"-d", fmt.Sprintf("%ds", seconds), "--timeout", "30s", "--latency", "-s", g.script, p.url(g.scenario))
 	if err != nil {
 		return l, err
@@ -107,12 +108,16 @@ func (g *generator) wrk(ctx context.Context, p *proxy, seconds int) (l load, err
 	var took, p50, p99 int64
 	var failed [5]int
 	if _, err := fmt.Sscanf(seen, "%d %d %d %d errors %d %d %d %d %d", &l.requests, &took, &p50, &p99,
-		&failed[0], &failed[1], &failed[2], &failed[3], &failed[4]); err != nil || l.requests == 0 {
+		&failed[0], &failed[1], &failed[2], &failed[3], &failed[4]); err != nil {
 		return l, fmt.Errorf("wrk's output is not understood: %w\n%s", err, out)
+	}
+	if l.requests == 0 {
+		return l, fmt.Errorf("%s answered nothing for %d s\n%s", p.name, seconds, out)
 	}
 	if failed != [5]int{} {
 		return l, fmt.Errorf("wrk met errors at %s (connect, read, write, status, timeout): %v\n%s", p.name, failed, out)
 	}
+	l.cpu = cpu
 	l.took, l.p50, l.p99 = time.Duration(took)*time.Microsecond, time.Duration(p50)*time.Microsecond, time.Duration(p99)*time.Microsecond
 	return l, nil
 }
@@ -130,7 +135,7 @@ const h2Streams = 4
 func (g *generator) h2load(ctx context.Context, p *proxy, seconds int) (l load, err error) {
 	log := filepath.Join(g.dir, "h2load.log")
 	os.Remove(log)
-	out, err := g.processes.run(ctx, g.limit(seconds), otherCore, "h2load", "-t", "1",
+	out, cpu, err := g.processes.run(ctx, g.limit(seconds), otherCore, "h2load", "-t", "1",
 		"-c", strconv.Itoa(max(g.connections/h2Streams, 1)), "-m", strconv.Itoa(h2Streams),
 		"-D", fmt.Sprintf("%ds", seconds), "--log-file", log, "-H", ":authority: "+host, p.url(g.scenario))
 	if err != nil {
@@ -139,6 +144,7 @@ func (g *generator) h2load(ctx context.Context, p *proxy, seconds int) (l load, 
 	if l.requests, err = h2Seen(out); err != nil {
 		return l, fmt.Errorf("%s: %w:\n%s", p.name, err, out)
 	}
+	l.cpu = cpu
 	l.took = time.Duration(seconds) * time.Second
 	times, err := readTimes(log)
 	if err != nil || len(times) == 0 || l.requests == 0 {

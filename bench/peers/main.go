@@ -310,8 +310,9 @@ func (g *generator) measure(ctx context.Context, p *proxy, beside string) (r rou
 			return r, err
 		}
 	}
-	before, err := p.process.usage()
-	if err != nil {
+	before, err1 := p.process.usage()
+	sourceBefore, err2 := p.source.usage()
+	if err := errors.Join(err1, err2); err != nil {
 		return r, err
 	}
 	resident := make(chan int64)
@@ -325,14 +326,16 @@ func (g *generator) measure(ctx context.Context, p *proxy, beside string) (r rou
 	if err != nil {
 		return r, err
 	}
-	after, err := p.process.usage()
-	if err != nil {
+	after, err1 := p.process.usage()
+	sourceAfter, err2 := p.source.usage()
+	if err := errors.Join(err1, err2); err != nil {
 		return r, err
 	}
 	of := func(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e3 / float64(l.requests) }
 	r.Requests = l.requests
 	r.System = of(after.system - before.system)
 	r.CPU = r.System + of(after.user-before.user)
+	r.All = r.CPU + of(l.cpu+sourceAfter.sum()-sourceBefore.sum())
 	r.Rate = float64(l.requests) / l.took.Seconds()
 	r.P50, r.P99 = float64(l.p50.Microseconds()), float64(l.p99.Microseconds())
 	return r, nil

@@ -80,8 +80,9 @@ func (p *processes) start(core int, name, path string, args ...string) (*process
 	return q, nil
 }
 
-// run runs a program to its end, at most for limit, and returns its output.
-func (p *processes) run(ctx context.Context, limit time.Duration, core int, path string, args ...string) (string, error) {
+// run runs a program to its end, at most for limit, and returns its output and the CPU
+// time it used.
+func (p *processes) run(ctx context.Context, limit time.Duration, core int, path string, args ...string) (string, time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, path, args...)
@@ -98,9 +99,9 @@ func (p *processes) run(ctx context.Context, limit time.Duration, core int, path
 		err = context.Cause(ctx)
 	}
 	if err != nil {
-		return "", fmt.Errorf("%s: %w\n%s", filepath.Base(path), err, out.String())
+		return "", 0, fmt.Errorf("%s: %w\n%s", filepath.Base(path), err, out.String())
 	}
-	return out.String(), nil
+	return out.String(), cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime(), nil
 }
 
 func (p *processes) spawn(core int, cmd *exec.Cmd) error {
@@ -226,6 +227,8 @@ const tick = 10 * time.Millisecond
 
 // usage is the CPU time of a process and its children so far, of all their threads.
 type usage struct{ user, system time.Duration }
+
+func (u usage) sum() time.Duration { return u.user + u.system }
 
 func (q *process) usage() (u usage, err error) {
 	for _, id := range q.ids() {

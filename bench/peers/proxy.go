@@ -16,8 +16,9 @@ import (
 type proxy struct {
 	name    string
 	process *process
-	address string // where it listens
-	origin  string // where its origin listens
+	address string   // where it listens
+	origin  string   // where its origin listens
+	source  *process // the origin
 }
 
 // url is what a scenario asks it for.
@@ -79,7 +80,7 @@ func (l *lab) start(ctx context.Context, s scenario) ([]*proxy, error) {
 		if p.address, err = freeAddress(); err != nil {
 			return nil, err
 		}
-		if p.origin, err = l.startOrigin(ctx, asked); err != nil {
+		if p.origin, p.source, err = l.startOrigin(ctx, asked); err != nil {
 			return nil, err
 		}
 		if err := k.start(l, ctx, p, asked); err != nil {
@@ -103,23 +104,21 @@ func freeAddress() (string, error) {
 	return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), err
 }
 
-// startOrigin starts an origin and returns its address.
-func (l *lab) startOrigin(ctx context.Context, s scenario) (string, error) {
-	address, err := freeAddress()
-	if err != nil {
-		return "", err
+// startOrigin starts an origin and returns its address, too.
+func (l *lab) startOrigin(ctx context.Context, s scenario) (address string, q *process, err error) {
+	if address, err = freeAddress(); err != nil {
+		return "", nil, err
 	}
 	_, port, _ := net.SplitHostPort(address)
-	var q *process
 	if l.origins == nginx && s.fleet == 0 { // nginx would need 10,000 listeners
 		q, err = l.startNginxOrigin(port)
 	} else {
 		q, err = l.processes.start(otherCore, "origin", "/proc/self/exe", serveOrigin, port)
 	}
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
-	return address, q.wait(ctx, func() error { return ask(ctx, "http://"+address+"/1k", host, 1<<10) })
+	return address, q, q.wait(ctx, func() error { return ask(ctx, "http://"+address+"/1k", host, 1<<10) })
 }
 
 func (l *lab) startNginxOrigin(port string) (*process, error) {

@@ -13,8 +13,9 @@ import (
 // round is what one proxy did in one round.
 type round struct {
 	Requests  int     `json:"requests"`
-	CPU       float64 `json:"cpu_us"`    // of a request, user and system
-	System    float64 `json:"system_us"` // of that
+	CPU       float64 `json:"cpu_us"`     // of a request, user and system
+	System    float64 `json:"system_us"`  // of that
+	All       float64 `json:"all_cpu_us"` // with what load generator and origin need
 	Rate      float64 `json:"requests_per_s"`
 	P50       float64 `json:"p50_us"`
 	P99       float64 `json:"p99_us"`
@@ -82,12 +83,13 @@ func (s spread) format(verb string, unit float64) string {
 // table writes one scenario's result: medians, and beside each the least and the most.
 func (r *result) table(w io.Writer) {
 	fmt.Fprintf(w, "\n### %s: %s\n\n", r.Scenario, r.Title)
-	rows := [][]string{{"proxy", "CPU us/request", "of it system", "CPU to " + r.Against, "requests/s", "to " + r.Against, "p50 us", "p99 us", "resident MiB"}}
+	rows := [][]string{{"proxy", "CPU us/request", "of it system", "with load and origin", "CPU to " + r.Against, "requests/s", "to " + r.Against, "p50 us", "p99 us", "resident MiB"}}
 	for _, s := range r.Series {
 		row := []string{
 			s.Proxy,
 			s.spread(func(r round) float64 { return r.CPU }).format(".1f", 1),
 			s.spread(func(r round) float64 { return r.System }).format(".1f", 1),
+			s.spread(func(r round) float64 { return r.All }).format(".1f", 1),
 			s.spread(func(r round) float64 { return r.RatioCPU }).format(".2f", 1),
 			s.spread(func(r round) float64 { return r.Rate }).format(".0f", 1),
 			s.spread(func(r round) float64 { return r.RatioRate }).format(".2f", 1),
@@ -96,7 +98,7 @@ func (r *result) table(w io.Writer) {
 			s.spread(func(r round) float64 { return r.Resident }).format(".1f", 1<<20),
 		}
 		if s.Proxy == r.Against {
-			row[3], row[5] = "1", "1"
+			row[4], row[6] = "1", "1"
 		}
 		rows = append(rows, row)
 	}
