@@ -16,12 +16,14 @@ type Config struct {
 	// a fleet does not probe a backend all at once.
 	Node string
 
-	// Concurrency bounds how many probes are under way, each with a descriptor and
-	// some 10 KiB of memory while it is. Half of it is for checks that answer within
-	// a quarter of a second, half for the others, so that backends that do not answer
-	// at all delay nobody else's probes. Above it probes are late; see
-	// Stats.Lateness. Zero means 16384, or a quarter of the descriptors that the
-	// process may have, if that is less; 1 is as 2.
+	// Concurrency bounds how many probes are under way, the first ones of all checks
+	// at a start too, each with a descriptor and some 15 KiB of memory while it is.
+	// Half of it is for checks that answer within a quarter of a second, half for the
+	// others, so that backends that do not answer at all delay nobody else's probes:
+	// n of them need n times timeout / (timeout + interval) places to be probed in
+	// time themselves. Above that probes are late; see Stats.Lateness. Zero means
+	// 16384, or a quarter of the descriptors that the process may have, if that is
+	// less; 1 is as 2.
 	Concurrency int
 
 	// Logger gets local faults. Nil means slog.Default.

@@ -120,6 +120,25 @@ func TestPace(t *testing.T) {
 	})
 }
 
+// The longest interval and timeout that a definition may have are no overflow.
+func TestPaceOfCenturies(t *testing.T) {
+	t.Parallel()
+	bubble(t, Config{}, func(t *testing.T, n *network, m *Manager) {
+		p := n.at("10.0.0.7:80").does(good)
+		r := m.mustAcquire(t, check(t, "10.0.0.7", `{"interval": "106751d", "timeout": "106751d"}`), Use{Judge: judge})
+		defer r.Release()
+		time.Sleep(24 * time.Hour)
+		if p.count() != 1 || !r.Healthy() {
+			t.Errorf("%d probes in a day, healthy %v; want 1, true", p.count(), r.Healthy())
+		}
+		for n := range uint64(5) {
+			if got := pause(m.node, Key{}, n, 106751*24*time.Hour) + 100*365*24*time.Hour; got < 0 {
+				t.Errorf("pause %d ends at %v", n, got)
+			}
+		}
+	})
+}
+
 // Two nodes do not probe a check at the same time, and one node does after a
 // restart when it did before.
 func TestPhasesDependOnNodeAndCheck(t *testing.T) {

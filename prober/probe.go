@@ -166,7 +166,7 @@ type scratch struct {
 	head   message.Response
 }
 
-var scratches = sync.Pool{New: func() any { return &scratch{buf: make([]byte, 0, 4<<10)} }}
+var scratches = sync.Pool{New: func() any { return &scratch{buf: make([]byte, 0, 2<<10)} }}
 
 // maxDrain is the size of buffer that long answers are read away with.
 const maxDrain = 32 << 10

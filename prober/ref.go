@@ -100,8 +100,9 @@ func (r *Ref) Change(c *Check, j Judge) error {
 }
 
 // Release ends the reference; Notify is not called any more, but for a call under
-// way. With the last reference to a check its probing ends at once. Releasing
-// twice panics.
+// way. With the last reference to a check its probing ends at once, and its history
+// is lost: acquire for a new definition before the release for the old one.
+// Releasing twice panics.
 func (r *Ref) Release() {
 	m := r.m
 	m.mu.Lock()

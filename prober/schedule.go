@@ -175,8 +175,12 @@ func pause(node uint64, key Key, n uint64, interval time.Duration) time.Duration
 	if n > 1 {
 		part = 0.98 + 0.04*part
 	}
-	return max(time.Duration(part*float64(interval)), 1)
+	return max(time.Duration(part*float64(min(interval, longest))), 1)
 }
+
+// longest is an interval, 73 years, that can be added to any time without
+// overflow. Definitions may have up to 292.
+const longest = 1 << 61
 
 // mix is the finaliser of splitmix64: all bits of x in all bits of the result.
 func mix(x uint64) uint64 {
