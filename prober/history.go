@@ -27,8 +27,8 @@ type History struct {
 	ReceiveFailed, Received uint64
 	Happy                   uint64 // good
 
-	Probes uint64 // made so far; local faults are not among them
-	Good   uint64
+	Probes     uint64 // made so far; local faults are not among them
+	GoodProbes uint64
 
 	// Last is how long the last probe took to a whole answer, 0 if there was
 	// none. Average is over good ones, where a new one counts for a quarter.
@@ -70,13 +70,13 @@ func (h *History) next(o *outcome, at time.Time) *History {
 		SendFailed: bit(h.SendFailed, sawSendFailed), Sent: bit(h.Sent, sawSent),
 		ReceiveFailed: bit(h.ReceiveFailed, sawReceiveFailed), Received: bit(h.Received, sawReceived),
 		Happy:  bit(h.Happy, sawHappy),
-		Probes: h.Probes + 1, Good: h.Good,
+		Probes: h.Probes + 1, GoodProbes: h.GoodProbes,
 		Last: o.answered, Average: h.Average,
 		At: at, Stage: o.stage, Text: o.text,
 	}
 	if o.saw&sawHappy != 0 {
-		n.Good++
-		n.Average += (n.Last - n.Average) / time.Duration(min(n.Good, averageRate))
+		n.GoodProbes++
+		n.Average += (n.Last - n.Average) / time.Duration(min(n.GoodProbes, averageRate))
 	}
 	return n
 }

@@ -1,8 +1,11 @@
 package prober
 
 import (
+	"bytes"
 	"context"
+	"fmt"
 	"net"
+	"strings"
 	"sync"
 	"time"
 
@@ -30,6 +33,44 @@ type Report struct {
 	// Times since the start; -1: not reached. Answered is when the answer was
 	// whole, and the connection closed if that is expected.
 	Connected, FirstByte, Answered, Ended time.Duration
+}
+
+// maxShown bounds how much of Received Render shows, in bytes.
+const maxShown = 4 << 10
+
+// Render is the report as text: what was sent (>), what came (<), the verdict.
+func (r *Report) Render() string {
+	var b strings.Builder
+	if r.Connected >= 0 {
+		fmt.Fprintf(&b, "connected to %s after %s\n", r.Remote, ms(r.Connected))
+	}
+	renderBytes(&b, '>', r.Sent, r.SentTotal)
+	if r.FirstByte >= 0 {
+		fmt.Fprintf(&b, "first byte after %s\n", ms(r.FirstByte))
+	}
+	renderBytes(&b, '<', r.Received[:min(len(r.Received), maxShown)], r.ReceivedTotal)
+	switch {
+	case r.Good:
+		fmt.Fprintf(&b, "good after %s: %s\n", ms(r.Ended), r.Text)
+	case r.Local:
+		fmt.Fprintf(&b, "not known after %s, for a fault of this machine: %s: %s\n", ms(r.Ended), r.Stage, r.Text)
+	default:
+		fmt.Fprintf(&b, "bad after %s: %s: %s\n", ms(r.Ended), r.Stage, r.Text)
+	}
+	return b.String()
+}
+
+func ms(d time.Duration) string { return fmt.Sprintf("%.3fms", float64(d)/float64(time.Millisecond)) }
+
+// renderBytes writes the lines of p, what is not printable as in Go's strings.
+func renderBytes(b *strings.Builder, mark byte, p []byte, total int64) {
+	for line := range bytes.Lines(p) {
+		line = bytes.TrimSuffix(bytes.TrimSuffix(line, []byte("\n")), []byte("\r"))
+		fmt.Fprintf(b, "%c %s\n", mark, printable(line))
+	}
+	if more := total - int64(len(p)); more > 0 {
+		fmt.Fprintf(b, "%c ... and %d bytes more\n", mark, more)
+	}
 }
 
 // Pools gives the pool to connect by. A *pool.Manager is one.

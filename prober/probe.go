@@ -8,7 +8,6 @@ import (
 	"io"
 	"net"
 	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -316,10 +315,15 @@ func firstLine(b []byte) string {
 	if i := bytes.IndexAny(b, "\r\n"); i >= 0 {
 		b = b[:i]
 	}
-	b = b[:min(len(b), maxText)]
+	return printable(b[:min(len(b), maxText)])
+}
+
+// printable is b with all that is not printable ASCII escaped as in Go's strings.
+func printable(b []byte) string {
 	for _, c := range b {
 		if c < ' ' || c > '~' {
-			return strings.Trim(strconv.QuoteToASCII(string(b)), `"`)
+			quoted := strconv.QuoteToASCII(string(b))
+			return quoted[1 : len(quoted)-1]
 		}
 	}
 	return string(b)

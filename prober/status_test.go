@@ -78,6 +78,35 @@ func TestRender(t *testing.T) {
 	})
 }
 
+// A run of a check as it is shown: what was sent, what came, when, and the verdict.
+func TestRenderReport(t *testing.T) {
+	t.Parallel()
+	var b strings.Builder
+	for _, row := range []struct {
+		title, backend, probe string
+		serve                 func(net.Conn)
+	}{
+		{"good", `{"host": "10.0.0.7"}`, `{}`, func(c net.Conn) { request(c); time.Sleep(1234567); io.WriteString(c, okay) }},
+		{"wrong, behind a PROXY header", `{"host": "10.0.0.7", "proxy_header": 1}`, `{"expect_close": false}`, bad},
+		{"garbage", `{"host": "10.0.0.7"}`, `{"request": ["GET / HTTP/1.0"]}`, says("\x00\xff\r\n\t<b>\r\n" + strings.Repeat("long ", 40_000))},
+		{"nothing comes", `{"host": "10.0.0.7"}`, `{}`, silence},
+		{"nobody there", `{"host": "10.0.0.7"}`, `{}`, nil},
+		{"connects", `{"host": "10.0.0.7"}`, `{"type": "tcp"}`, silence},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			n := newNetwork(t)
+			n.at("10.0.0.7:80").does(row.serve)
+			c := CheckOf(decode[*store.Backend](t, store.Backends, row.backend), probeOf(t, row.probe), pool.Deps{})
+			r, err := Once(t.Context(), n.pools(), c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			fmt.Fprintf(&b, "== %s\n%s", row.title, r.Render())
+		})
+	}
+	golden(t, "report", b.String())
+}
+
 // List has each prober once, in the order of their making, and says how it is.
 func TestList(t *testing.T) {
 	t.Parallel()
@@ -92,7 +121,7 @@ func TestList(t *testing.T) {
 		var got []string
 		for _, s := range m.List() {
 			got = append(got, fmt.Sprintf("%v users=%d active=%v probes=%d good=%d stage=%q due=%v",
-				s.Check, s.Users, s.Active, s.History.Probes, s.History.Good, s.History.Stage, s.Due > 0))
+				s.Check, s.Users, s.Active, s.History.Probes, s.History.GoodProbes, s.History.Stage, s.Due > 0))
 		}
 		want := []string{
 			`GET / at 10.0.0.1:80 users=2 active=false probes=1 good=1 stage="" due=true`,
