@@ -1,3 +1,5 @@
+//go:build unix
+
 package prober
 
 import (
@@ -21,10 +23,7 @@ type canned struct {
 	read bool
 }
 
-var (
-	cannedBytes = []byte(okay)
-	cannedAddr  = &net.TCPAddr{IP: net.IPv4(10, 0, 0, 1), Port: 80}
-)
+var cannedBytes = []byte(okay)
 
 func (c *canned) Write(b []byte) (int, error) { return len(b), nil }
 func (c *canned) RemoteAddr() net.Addr        { return cannedAddr }
