@@ -86,6 +86,9 @@ type sessions struct {
 
 	queue list.List // of *sessionWaiter: those who wait for a session to be made
 	dials []*sessionDial
+	// patience is the longest of those who waited since the queue was empty; 0: no
+	// limit. Dials that last longer are begun anew.
+	patience time.Duration
 	// places is how many exchanges the last new session took when there were more
 	// to take; 0 while all had room. It says how many dials the queue is worth.
 	places int
@@ -95,6 +98,7 @@ type sessions struct {
 // not nil.
 type sessionWaiter struct {
 	pool    *Pool
+	start   func(*Conn) (Session, error)
 	element *list.Element
 	made    chan madeSession // holds one, so that nobody waits for the waiter
 }
@@ -105,13 +109,17 @@ type madeSession struct {
 }
 
 // sessionDial is one new session on its way.
-type sessionDial struct{ cancel context.CancelFunc }
+type sessionDial struct {
+	cancel context.CancelFunc
+	begun  time.Duration // by the Manager's clock
+}
 
 // GetSession returns a session of this pool's identity with a place reserved in
 // it, reused if there was one. Otherwise it makes one: start gets a connection,
 // which is the Session's from then on, also if start fails. Who comes meanwhile
 // waits for it, so start may serve callers that gave one of their own, and it runs
-// in a goroutine of the pool; if nobody waits any more, its connection is aborted.
+// in a goroutine of the pool; if nobody waits any more, or it takes longer than any
+// of those who wait would, its connection is aborted, and the others get another.
 //
 // What Get promises of errors, timeouts, holddowns and addresses that are gone
 // holds here. Fresh asks for a session that was made within the last second or
@@ -145,9 +153,14 @@ func (p *Pool) getSession(ctx context.Context, r Request, start func(*Conn) (Ses
 			p.mu.Unlock()
 			continue // one was made since
 		}
-		w := &sessionWaiter{pool: p, made: make(chan madeSession, 1)}
+		w := &sessionWaiter{pool: p, start: start, made: make(chan madeSession, 1)}
+		if all.queue.Len() == 0 || r.ConnectTimeout <= 0 {
+			all.patience = max(r.ConnectTimeout, 0)
+		} else if all.patience > 0 {
+			all.patience = max(all.patience, r.ConnectTimeout)
+		}
 		w.element = all.queue.PushBack(w)
-		p.dialForQueueLocked(all, start)
+		p.dialForQueueLocked(all)
 		p.mu.Unlock()
 		x, err := p.await(ctx, r, all, w)
 		return x, false, err
@@ -206,32 +219,37 @@ func (x *session) use(p *Pool) {
 
 // dialForQueueLocked makes sure that as many sessions are on their way as those
 // who wait need.
-func (s *shared) dialForQueueLocked(all *sessions, start func(*Conn) (Session, error)) {
+func (s *shared) dialForQueueLocked(all *sessions) {
 	need := min(all.queue.Len(), 1)
 	if all.places > 0 {
 		need = (all.queue.Len() + all.places - 1) / all.places
 	}
 	for len(all.dials) < need {
 		ctx, cancel := context.WithCancel(context.Background())
-		d := &sessionDial{cancel}
+		d := &sessionDial{cancel, s.m.now()}
 		all.dials = append(all.dials, d)
-		go s.dialSession(ctx, all, d, start)
+		first := all.queue.Front().Value.(*sessionWaiter)
+		go s.dialSession(ctx, all, d, first.pool, first.start)
 	}
 }
 
-// dialSession makes a session for those who wait.
-func (s *shared) dialSession(ctx context.Context, all *sessions, d *sessionDial, start func(*Conn) (Session, error)) {
+// dialSession makes a session for those who wait. p is the pool of one of them.
+func (s *shared) dialSession(ctx context.Context, all *sessions, d *sessionDial, p *Pool, start func(*Conn) (Session, error)) {
 	x, err := s.newSession(ctx, Request{}, start)
 	d.cancel()
 	if err != nil {
 		s.dialFailed(all, d, err)
 		return
 	}
+	x.idleTimeout.Store(int64(p.idleTimeout)) // perhaps nobody waits any more
 	taken, full := 0, false
 	for {
 		var n int
-		n, full = s.serveQueue(all, x)
-		taken += n
+		var last *Pool
+		n, last, full = s.serveQueue(all, x)
+		if taken += n; last != nil {
+			p = last
+		}
 		s.mu.Lock()
 		if full || all.queue.Len() == 0 {
 			break
@@ -260,7 +278,7 @@ func (s *shared) dialSession(ctx context.Context, all *sessions, d *sessionDial,
 		visit = s.visitSessionLocked(x)
 	}
 	if all.queue.Len() > 0 {
-		s.dialForQueueLocked(all, start)
+		s.dialForQueueLocked(all)
 	} else {
 		all.giveUpLocked()
 	}
@@ -268,8 +286,11 @@ func (s *shared) dialSession(ctx context.Context, all *sessions, d *sessionDial,
 	if visit != 0 {
 		s.m.janitor.register(s, visit)
 	}
-	if retired {
+	switch {
+	case retired:
 		x.GoAway()
+	case p.draining.Load():
+		s.dismiss(all, x) // Drain has not seen it
 	}
 	s.watchSession(all, x)
 }
@@ -289,28 +310,30 @@ func (s *shared) dialFailed(all *sessions, d *sessionDial, err error) {
 	}
 }
 
-// serveQueue gives places in x to those who wait; full says that it has no more.
-func (s *shared) serveQueue(all *sessions, x *session) (taken int, full bool) {
+// serveQueue gives places in x to those who wait; full says that it has no more, and
+// last is the pool of the last who got one.
+func (s *shared) serveQueue(all *sessions, x *session) (taken int, last *Pool, full bool) {
 	for {
 		s.mu.Lock()
 		waiting := all.queue.Len()
 		s.mu.Unlock()
 		if waiting == 0 {
-			return taken, false
+			return taken, last, false
 		}
 		if !x.Reserve() {
-			return taken, true
+			return taken, last, true
 		}
 		s.mu.Lock()
 		w := all.popLocked()
 		s.mu.Unlock()
 		if w == nil {
 			x.Unreserve()
-			return taken, false
+			return taken, last, false
 		}
 		x.use(w.pool)
 		w.made <- madeSession{session: x}
 		taken++
+		last = w.pool
 	}
 }
 
@@ -327,6 +350,7 @@ func (s *shared) await(ctx context.Context, r Request, all *sessions, w *session
 		return made.session, made.err
 	case <-late:
 		if s.leave(all, w) {
+			s.dialAnew(all)
 			return nil, s.connectTimeout()
 		}
 		made := <-w.made
@@ -355,6 +379,26 @@ func (s *shared) leave(all *sessions, w *sessionWaiter) bool {
 		all.giveUpLocked()
 	}
 	return true
+}
+
+// dialAnew gives up dials that have lasted longer than any of those who wait is
+// ready to: a backend that took the connection and fell silent would keep all who
+// come for ever. Who has waited long enough calls it.
+func (s *shared) dialAnew(all *sessions) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if all.queue.Len() == 0 || all.patience == 0 {
+		return
+	}
+	now := s.m.now()
+	all.dials = slices.DeleteFunc(all.dials, func(d *sessionDial) bool {
+		over := now-d.begun >= all.patience
+		if over {
+			d.cancel()
+		}
+		return over
+	})
+	s.dialForQueueLocked(all)
 }
 
 // popLocked takes the first out of the queue, nil if it is empty.

@@ -819,3 +819,134 @@ func TestSharedSessionAllocatesNothing(t *testing.T) {
 	}
 	n.ends[0].Close()
 }
+
+// A backend that took a connection and then fell silent, perhaps since it was
+// started anew, is dialled again although there was somebody waiting all the time.
+func TestSilentStartIsGivenUpThoughOthersHaveCome(t *testing.T) {
+	inBubble(t, func(t *testing.T, m *Manager, n *network, _ *zone) {
+		p := acquire(t, m, h2cBackend)
+		s := &starter{places: 100}
+		silent := true
+		start := func(c *Conn) (Session, error) {
+			if silent {
+				silent = false
+				_, err := c.Read(make([]byte, 1))
+				return nil, err
+			}
+			return s.start(c)
+		}
+		var served, timedOut int
+		var all sync.WaitGroup
+		var mu sync.Mutex
+		for range 20 { // one each half second, and each waits for two
+			all.Go(func() {
+				x, _, err := p.GetSession(context.Background(), Request{ConnectTimeout: 2 * time.Second}, start)
+				mu.Lock()
+				defer mu.Unlock()
+				if err != nil {
+					wantKind(t, err, Timeout, false)
+					timedOut++
+					return
+				}
+				served++
+				x.Unreserve()
+			})
+			time.Sleep(time.Second / 2)
+		}
+		all.Wait()
+		if timedOut != 1 || served != 19 || n.count() != 2 {
+			t.Errorf("%d served, %d timed out, %d dials; want only the first to time out and 2 dials", served, timedOut, n.count())
+		}
+		s.end()
+	})
+}
+
+// A waiter of little patience does not end a dial that another still waits for.
+func TestImpatientCallersLeaveTheDialToOthers(t *testing.T) {
+	for _, patience := range []time.Duration{5 * time.Second, 0} {
+		t.Run(patience.String(), func(t *testing.T) {
+			inBubble(t, func(t *testing.T, m *Manager, n *network, _ *zone) {
+				dialsIn(n, "10.0.0.1:80", 3*time.Second)
+				p := acquire(t, m, h2cBackend)
+				s := &starter{places: 100}
+				patient := make(chan error, 1)
+				go func() {
+					_, _, err := p.GetSession(context.Background(), Request{ConnectTimeout: patience}, s.start)
+					patient <- err
+				}()
+				synctest.Wait()
+				var all sync.WaitGroup
+				for range 10 {
+					all.Go(func() { p.GetSession(context.Background(), Request{ConnectTimeout: time.Second}, s.start) })
+					time.Sleep(time.Second / 4)
+				}
+				if err := <-patient; err != nil {
+					t.Error(err)
+				}
+				all.Wait()
+				if n.count() != 1 {
+					t.Errorf("%d dials, want 1", n.count())
+				}
+				s.end()
+			})
+		})
+	}
+}
+
+// reserveHook is a session that calls before at each Reserve.
+type reserveHook struct {
+	*fakeSession
+	before func()
+}
+
+func (r *reserveHook) Reserve() bool {
+	r.before()
+	return r.fakeSession.Reserve()
+}
+
+func TestSessionThatNobodyWaitedForEndsAfterTheIdleTimeout(t *testing.T) {
+	inBubble(t, func(t *testing.T, m *Manager, n *network, _ *zone) {
+		p := acquire(t, m, h2cBackend)
+		s := &starter{places: 100}
+		ctx, cancel := context.WithCancel(t.Context())
+		_, _, err := p.GetSession(ctx, Request{}, func(c *Conn) (Session, error) {
+			f, err := s.start(c)
+			return &reserveHook{f.(*fakeSession), func() { cancel(); time.Sleep(time.Second) }}, err
+		})
+		if err != context.Canceled {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * h2cBackend.IdleTimeout)
+		if st := p.Stats(); st.Idle != 0 || st.Opened != 1 {
+			t.Errorf("stats %+v, want the session to have ended", st)
+		}
+		s.end()
+	})
+}
+
+// As with one that is lent out, a session on its way when the drain begins serves
+// those who wait for it and ends.
+func TestSessionMadeDuringADrainEnds(t *testing.T) {
+	inBubble(t, func(t *testing.T, m *Manager, n *network, _ *zone) {
+		dialsIn(n, "10.0.0.1:80", time.Second)
+		p := acquire(t, m, h2cBackend)
+		s := &starter{places: 100}
+		got := make(chan Session)
+		go func() {
+			x, _, err := p.GetSession(context.Background(), Request{}, s.start)
+			if err != nil {
+				t.Error(err)
+			}
+			got <- x
+		}()
+		synctest.Wait()
+		p.Drain(true)
+		x := <-got
+		x.Unreserve()
+		synctest.Wait()
+		if st := p.Stats(); st.Idle != 0 || st.Active != 0 {
+			t.Errorf("stats %+v after the last exchange, want none", st)
+		}
+		s.end()
+	})
+}
