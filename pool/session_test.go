@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -826,10 +827,9 @@ func TestSilentStartIsGivenUpThoughOthersHaveCome(t *testing.T) {
 	inBubble(t, func(t *testing.T, m *Manager, n *network, _ *zone) {
 		p := acquire(t, m, h2cBackend)
 		s := &starter{places: 100}
-		silent := true
+		var second atomic.Bool
 		start := func(c *Conn) (Session, error) {
-			if silent {
-				silent = false
+			if !second.Swap(true) {
 				_, err := c.Read(make([]byte, 1))
 				return nil, err
 			}
