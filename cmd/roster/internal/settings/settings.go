@@ -65,6 +65,10 @@ func FromFile(flags *pflag.FlagSet, file string) error {
 	if err := dec.Decode(new(yaml.MapSlice)); err != io.EOF {
 		return multierror.Append(nil, fmt.Errorf("%s: holds more than one document, want one", file))
 	}
+	var asWritten map[string]written
+	if err := yaml.Unmarshal(data, &asWritten); err != nil {
+		return multierror.Append(nil, fmt.Errorf("%s: %w", file, err))
+	}
 	var errs *multierror.Error
 	fail := func(name, format string, args ...any) {
 		errs = multierror.Append(errs, fmt.Errorf("%s: %s: %w", file, name, fmt.Errorf(format, args...)))
@@ -89,7 +93,10 @@ func FromFile(flags *pflag.FlagSet, file string) error {
 			continue
 		}
 		seen[name] = true
-		values, err := texts(item.Value)
+		values, err := texts(item.Value, asWritten[name])
+		if is, ok := item.Value.(bool); ok && f.Value.Type() == "bool" {
+			values = []string{fmt.Sprint(is)} // yes and on, too
+		}
 		if err != nil {
 			fail(name, "%w", err)
 			continue
@@ -117,25 +124,40 @@ func names(flags *pflag.FlagSet) []string {
 	return all
 }
 
-// texts are a setting's values as flags take them.
-func texts(v any) ([]string, error) {
+// texts are a setting's values as flags take them: as the file has them.
+func texts(v any, as written) ([]string, error) {
 	switch v := v.(type) {
 	case nil:
 		return nil, errors.New("has no value")
 	case []any:
-		var all []string
 		for _, item := range v {
-			one, err := texts(item)
-			if err != nil || len(one) != 1 {
-				return nil, errors.New("is a list of lists, want a list of values")
+			switch item.(type) {
+			case nil, []any, yaml.MapSlice:
+				return nil, errors.New("is a list of other things than values, want a list of values")
 			}
-			all = append(all, one...)
 		}
-		return all, nil
 	case yaml.MapSlice:
 		return nil, errors.New("is a map, want a value")
 	}
-	return []string{fmt.Sprint(v)}, nil
+	return as, nil
+}
+
+// written is a value, or a list of them, as it stands in the file. To YAML, off is
+// false, 0644 is 420, and 1:30 is 90.
+type written []string
+
+// UnmarshalYAML leaves out what is neither.
+func (w *written) UnmarshalYAML(unmarshal func(any) error) error {
+	var one string
+	if unmarshal(&one) == nil {
+		*w = written{one}
+		return nil
+	}
+	var list []string
+	if unmarshal(&list) == nil {
+		*w = list
+	}
+	return nil
 }
 
 // cause is what a flag's value says, without the words that name the flag.

@@ -1,6 +1,7 @@
 package settings_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -117,6 +118,33 @@ func TestAllFaultsAreReported(t *testing.T) {
 	}
 	if v.Admin != "127.0.0.1:6082" {
 		t.Errorf("a flag that is skipped was set: %q", v.Admin)
+	}
+}
+
+// Values are taken as they are written, whatever they are to YAML.
+func TestValuesOfAFileAreTexts(t *testing.T) {
+	t.Parallel()
+	for _, text := range []string{"off", "on", "yes", "n", "0644", "1:30", "1e3", "0x10", "1_000", "2026-11-21", ".inf", "12345678901234567890", "ü", "\"off\"", "'a: b'"} {
+		for _, form := range []string{"admin: %s\n", "admin: [%s]\n"} {
+			var v values
+			if err := settings.FromFile(flagSet(&v), write(t, fmt.Sprintf(form, text))); err != nil {
+				t.Errorf("%s: %v", text, err)
+			} else if want := strings.Trim(text, `"'`); v.Admin != want {
+				t.Errorf("%s became %q", text, v.Admin)
+			}
+		}
+	}
+	for text, want := range map[string]bool{"yes": true, "on": true, "true": true, "1": true, "off": false} {
+		v := values{Quiet: !want}
+		if err := settings.FromFile(flagSet(&v), write(t, "quiet: "+text+"\n")); err != nil || v.Quiet != want {
+			t.Errorf("quiet: %s became %v, %v", text, v.Quiet, err)
+		}
+	}
+	for _, content := range []string{"listen: [[a]]\n", "listen: [a, {b: c}]\n", "listen: [a, ~]\n"} {
+		var v values
+		if err := settings.FromFile(flagSet(&v), write(t, content)); err == nil || !strings.Contains(err.Error(), "listen: is a list of other things than values") {
+			t.Errorf("%s: %v", content, err)
+		}
 	}
 }
 
