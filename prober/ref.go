@@ -13,8 +13,10 @@ type Use struct {
 	Name  string // the backend's, for Snapshot and Transition
 	Judge Judge
 	// Carry is the backend's verdict if it was live before, without a probe or known
-	// by other means. It holds until the check has an answer.
+	// by other means. It holds until the check has an answer. Since is when it was
+	// reached, zero for now; a verdict that differs from it is of now in any case.
 	Carry Verdict
+	Since time.Time
 	// Notify is called after each change of the verdict that a probe made, in order,
 	// from one goroutine of the Manager's. It must not block. Nil means nobody.
 	Notify func(Transition)
@@ -61,7 +63,10 @@ func (m *Manager) Acquire(c *Check, u Use) (*Ref, error) {
 	r := &Ref{m: m, name: u.Name, notify: u.Notify, judge: u.Judge, carry: u.Carry}
 	r.link(pr)
 	r.healthy.Store(r.verdict(pr.history.Load()))
-	r.since = time.Now()
+	r.since = u.Since
+	if r.since.IsZero() || u.Carry != VerdictOf(r.healthy.Load()) {
+		r.since = time.Now()
+	}
 	m.mu.Unlock()
 	release(spare)
 	return r, nil
