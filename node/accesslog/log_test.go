@@ -314,6 +314,28 @@ func TestATornLineEndsBeforeTheNext(t *testing.T) {
 }
 
 // Lines of others cannot come between what is written to a pipe at once.
+// A line that an earlier process, or this one before Reopen, left unfinished is ended, too.
+func TestATornLineOfAnEarlierOpenEndsBeforeTheNext(t *testing.T) {
+	t.Parallel()
+	for before, want := range map[string]string{"": "", "whole\n": "whole\n", "to": "to\n"} {
+		path := filepath.Join(t.TempDir(), "access.log")
+		if err := os.WriteFile(path, []byte(before), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		l, err := New(Config{Format: JSON, File: path})
+		if err != nil {
+			t.Fatal(err)
+		}
+		stop := run(l)
+		l.Record(numbered(1, 0))
+		stop()
+		got, err := os.ReadFile(path)
+		if err != nil || string(got) != want+line(numbered(1, 0)) {
+			t.Errorf("%q became %q, %v", before, got, err)
+		}
+	}
+}
+
 func TestPipesGetWholeLinesOfAtMost4KiB(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

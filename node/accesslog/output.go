@@ -41,10 +41,29 @@ func (o *output) open() error {
 		o.w.Close()
 	}
 	o.w, o.piece, o.torn = f, 0, false
-	if !info.Mode().IsRegular() {
+	if info.Mode().IsRegular() {
+		o.torn = o.file != "" && endsWithinLine(o.file)
+	} else {
 		o.piece = pipeBuf
 	}
 	return nil
+}
+
+// endsWithinLine tells if a file has an unfinished line at its end, as after a full
+// disk. One that cannot be read counts as whole.
+func endsWithinLine(file string) bool {
+	f, err := os.Open(file)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	end, err := f.Seek(-1, io.SeekEnd)
+	if err != nil {
+		return false // empty
+	}
+	var last [1]byte
+	_, err = f.ReadAt(last[:], end)
+	return err == nil && last[0] != '\n'
 }
 
 func (o *output) openFile() (*os.File, error) {
