@@ -113,6 +113,9 @@ func (c Config) Validate() error {
 	default:
 		fail("access-log is %q, want off, json or combined", c.AccessLog.Format)
 	}
+	if c.AccessLog.File != "" && c.AccessLog.Format == "" {
+		fail("access-log-file is %q, and access-log is off, want json or combined", c.AccessLog.File)
+	}
 	if n := c.Limits.MaxHead; n != 0 && (n < leastHead || n > mostHead) {
 		fail("max-header-size is %d bytes, want %d to %d", n, leastHead, mostHead)
 	}
@@ -204,8 +207,8 @@ type endpoint struct {
 
 func parseEndpoint(listen string) (endpoint, error) {
 	if path, ok := strings.CutPrefix(listen, unixScheme); ok {
-		if path == "" {
-			return endpoint{}, errors.New("want unix:///path")
+		if !strings.HasPrefix(path, "/") && !strings.HasPrefix(path, "@") {
+			return endpoint{}, errors.New("want unix:///path, or unix://@name for an abstract socket")
 		}
 		return endpoint{network: "unix", address: path}, nil
 	}
@@ -221,7 +224,7 @@ func checkHostPort(address string) error {
 	if err != nil {
 		return fmt.Errorf("want host:port or :port: %w", err)
 	}
-	if _, err := net.LookupPort("tcp", port); err != nil {
+	if _, err := net.LookupPort("tcp", port); err != nil || port == "" {
 		return fmt.Errorf("port is %q, want 0 to 65535", port)
 	}
 	return nil

@@ -15,7 +15,7 @@ import (
 func TestConfigReportsAllFaultsAtOnce(t *testing.T) {
 	t.Parallel()
 	_, err := New(Config{
-		Listen:   []string{"8080", "tls://:x443", "unix://", ":http-nope", "quic://:443"},
+		Listen:   []string{"8080", "tls://:x443", "unix://", "unix://run/x", "localhost:", ":http-nope", "quic://:443"},
 		Admin:    "10.0.0.1:6082",
 		Store:    store.Config{Prefix: "//", User: "u"},
 		Embedded: &embedded.Config{Listen: "0.0.0.0:2379"},
@@ -30,7 +30,7 @@ func TestConfigReportsAllFaultsAtOnce(t *testing.T) {
 	if err == nil {
 		t.Fatal("no error")
 	}
-	for _, want := range []string{`"8080"`, `"tls://:x443"`, `"unix://"`, "http-nope", `"quic://:443"`, "nowhere.pem",
+	for _, want := range []string{`"8080"`, `"tls://:x443"`, `"unix://"`, `"unix://run/x"`, `"localhost:"`, "http-nope", `"quic://:443"`, "nowhere.pem",
 		"max-connections is -7", "body rate is -8", "head timeout is -1ns", "max-header-size is 100", "max-header-fields is -9", "max-target-size is -10", `access-log is "yaml"`, "10.0.0.1:6082", "prefix", "password", "data directory", "0.0.0.0:2379", "drain delay", "drain timeout", "DNS interval"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("nothing about %s in: %v", want, err)
@@ -54,6 +54,13 @@ func TestConfigOfADefaultNodeIsValid(t *testing.T) {
 	}
 	if err := (Config{Listen: []string{"tls://:443"}, Embedded: &embedded.Config{Dir: "d"}}).Validate(); err != nil {
 		t.Errorf("certificates from etcd alone: %v", err)
+	}
+	file := Config{Listen: []string{":80", "unix://@x"}, Embedded: &embedded.Config{Dir: "d"}, AccessLog: accesslog.Config{File: "x.log"}}
+	if err := file.Validate(); err == nil || !strings.Contains(err.Error(), `access-log-file is "x.log"`) {
+		t.Errorf("a file for no access log gave %v", err)
+	}
+	if file.AccessLog.Format = accesslog.JSON; file.Validate() != nil {
+		t.Error(file.Validate())
 	}
 	if err := (Config{Listen: []string{":80"}, Admin: "127.0.0.1:99999"}).Validate(); err == nil || !strings.Contains(err.Error(), "99999") {
 		t.Errorf("port 99999 gave %v", err)
