@@ -9,6 +9,7 @@ import (
 	iradix "github.com/hashicorp/go-immutable-radix/v2"
 
 	"roster/pool"
+	"roster/prober"
 	"roster/store"
 	"roster/watcher"
 )
@@ -21,14 +22,21 @@ type Pools interface {
 // Applier turns changes into tables. One goroutine calls Apply.
 type Applier struct {
 	pools   Pools
+	probers Probers // nil: nothing is probed
+	notify  func(prober.Transition)
 	current atomic.Pointer[Table]
 
 	edits  uint64  // made so far
 	refs   []int32 // per slot: what keeps it: definitions, overrides, mentions
 	free   []Ref   // slots to give again
 	ages   ages
-	users  map[store.Key]map[string]struct{} // via and certificates -> the backends that need them
+	users  map[store.Key]map[string]struct{} // via, certificates and probes -> the backends that name them
 	losers map[store.Key]*claim              // definitions whose name an older key of the other kind holds
+
+	// health is held from the first look at verdicts for a new table until queues are
+	// as that table wants them, and while a changed verdict is acted on.
+	health       sync.Mutex
+	onTransition func(prober.Transition) // the method value, made once
 
 	mu      sync.Mutex
 	leaving map[string]leaver // removed backends
@@ -44,6 +52,7 @@ func NewApplier(pools Pools) *Applier {
 		losers:  make(map[store.Key]*claim),
 		leaving: make(map[string]leaver),
 	}
+	a.onTransition = a.transition
 	a.current.Store(empty())
 	return a
 }
@@ -110,8 +119,8 @@ func (a *Applier) comeBack(name string) *Runtime {
 }
 
 // Apply makes the table that follows from a change, publishes it, and then
-// releases what no newer table uses: pools lose their reference, the queues of
-// removed and sick backends are woken.
+// releases what no newer table uses: pools and probers lose their reference, the
+// queues of removed and sick backends are woken.
 func (a *Applier) Apply(c watcher.Change) *Table {
 	old := a.current.Load()
 	t := *old
@@ -120,7 +129,7 @@ func (a *Applier) Apply(c watcher.Change) *Table {
 		t.revision = c.Touched
 	}
 	a.edits++
-	w := &work{Applier: a, t: &t, edit: edit{vector: old.slots, number: a.edits}, names: old.names.Txn(), routes: routeEdit{routes: old.routes}}
+	w := &work{Applier: a, before: old, t: &t, edit: edit{vector: old.slots, number: a.edits}, names: old.names.Txn(), routes: routeEdit{routes: old.routes}}
 	for _, key := range c.Deletes {
 		w.report(key, nil, nil)
 		w.put(key, nil)
@@ -153,6 +162,7 @@ type claim struct {
 // be done once it is.
 type work struct {
 	*Applier
+	before  *Table
 	t       *Table
 	edit    edit
 	names   *iradix.Txn[Ref]
@@ -160,11 +170,22 @@ type work struct {
 	compile []string            // backends to build: their definition or one they need changed
 	rebuilt map[string]struct{} // of them, those that rebuild has been at
 	after   []func()
+
+	reprobed   []string // backends to look at the probe of: it changed
+	reprobeAll bool     // the default probe did
 }
 
 func (w *work) commit() *Table {
+	w.health.Lock()
+	defer w.health.Unlock()
 	for _, name := range w.compile {
 		w.build(name)
+	}
+	for _, name := range w.reprobed {
+		w.probe(name)
+	}
+	if w.reprobeAll {
+		w.probeAll()
 	}
 	t := w.t
 	t.slots = w.edit.vector
@@ -198,6 +219,7 @@ func (w *work) put(key store.Key, c *claim) {
 		w.route(key, c)
 	case store.Probes:
 		w.t.probes = w.replace(w.t.probes, key, c)
+		w.reprobe(key)
 	case store.Certificates:
 		w.t.certs = w.replace(w.t.certs, key, c)
 		w.rebuild(key)
@@ -286,11 +308,7 @@ func (w *work) override(key store.Key, c *claim) {
 	w.edit.set(ref, &next)
 	if b := next.Backend; b != nil {
 		w.compile = append(w.compile, b.Name)
-		if c != nil && next.Override.Def.State == store.Sick {
-			w.after = append(w.after, b.Runtime.Fail)
-		} else {
-			w.after = append(w.after, b.limit)
-		}
+		w.after = append(w.after, func() { w.settleQueue(b.Name) })
 	}
 	if c == nil {
 		w.forget(ref)

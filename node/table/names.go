@@ -132,12 +132,15 @@ func (w *work) setBackend(name string, c *claim) {
 			if old.Pool != nil {
 				old.Pool.Release()
 			}
+			if old.Probe != nil {
+				old.Probe.Release()
+			}
 		})
 		return
 	}
 	b := &Backend{Name: name, Def: c.def.(*store.Backend), CreateRevision: c.create, ModRevision: c.mod, edit: w.edits}
 	if old != nil {
-		b.Runtime, b.Pool = old.Runtime, old.Pool
+		b.Runtime, b.Pool, b.Probe = old.Runtime, old.Pool, old.Probe
 	} else {
 		ref = w.mention(name)
 		s = w.edit.at(ref)
@@ -158,7 +161,7 @@ func (w *work) setBackend(name string, c *claim) {
 	if old == nil {
 		b.limit() // no request may meet it without
 	} else {
-		w.after = append(w.after, b.limit)
+		w.after = append(w.after, func() { w.settleQueue(name) })
 	}
 }
 
@@ -205,14 +208,17 @@ func (w *work) setDirector(name string, c *claim) {
 	}
 }
 
-// needs are the definitions, other than probes, that a backend cannot be
-// reached without.
-func needs(b *store.Backend) (keys [2]store.Key) {
+// needs are the definitions that a backend names: those that it cannot be reached
+// without, and its probe.
+func needs(b *store.Backend) (keys [3]store.Key) {
 	if b.Via != "" {
 		keys[0] = store.Key{Kind: store.Backends, Name: b.Via}
 	}
 	if b.TLS != nil && b.TLS.Certificate != "" {
 		keys[1] = store.Key{Kind: store.Certificates, Name: b.TLS.Certificate}
+	}
+	if b.Probe.Name != "" {
+		keys[2] = store.Key{Kind: store.Probes, Name: b.Probe.Name}
 	}
 	return keys
 }
@@ -251,21 +257,26 @@ func (w *work) rebuild(key store.Key) {
 	}
 }
 
-// build gives a backend its pool, now that all definitions of the change are in.
+// own returns a backend's slot for this change to complete.
+func (w *work) own(ref Ref) *Slot {
+	s := w.edit.at(ref)
+	if s.Backend.edit == w.edits {
+		return s
+	}
+	slot, b := *s, *s.Backend // they are in an older table
+	b.edit, slot.Backend = w.edits, &b
+	w.edit.set(ref, &slot)
+	return &slot
+}
+
+// build gives a backend its pool and its prober, now that all definitions of the
+// change are in.
 func (w *work) build(name string) {
 	ref, s := w.find(name)
 	if s == nil || s.Backend == nil {
 		return
 	}
-	b := s.Backend
-	if b.edit != w.edits { // it is in an older table: change a copy
-		copied := *b
-		copied.edit = w.edits
-		b = &copied
-		next := *s
-		next.Backend = b
-		w.edit.set(ref, &next)
-	}
+	b := w.own(ref).Backend
 	old := b.Pool
 	b.Pool, b.Fault = w.acquire(b.Def)
 	if b.Pool != nil && s.Override != nil && s.Override.Def.State == store.Drain {
@@ -277,17 +288,26 @@ func (w *work) build(name string) {
 	if old != nil {
 		w.after = append(w.after, old.Release)
 	}
+	w.probe(name)
 }
 
 func (w *work) acquire(def *store.Backend) (*pool.Pool, error) {
 	if def.None {
 		return nil, nil
 	}
-	var deps pool.Deps
+	deps, err := w.deps(def)
+	if err != nil {
+		return nil, err
+	}
+	return w.pools.Acquire(def, deps)
+}
+
+// deps finds the definitions that connections to a backend need.
+func (w *work) deps(def *store.Backend) (deps pool.Deps, err error) {
 	if def.Via != "" {
 		_, s := w.find(def.Via)
 		if s == nil || s.Backend == nil || s.Backend.Def.None || s.Backend.Def.Via != "" {
-			return nil, &DanglingError{store.Key{Kind: store.Backends, Name: def.Via}}
+			return deps, &DanglingError{store.Key{Kind: store.Backends, Name: def.Via}}
 		}
 		deps.Via = s.Backend.Def
 	}
@@ -300,14 +320,11 @@ func (w *work) acquire(def *store.Backend) (*pool.Pool, error) {
 		}
 		return nil, &DanglingError{store.Key{Kind: store.Certificates, Name: of.TLS.Certificate}}
 	}
-	var err error
 	if deps.Certificate, err = certificate(def); err != nil {
-		return nil, err
+		return deps, err
 	}
-	if deps.ViaCertificate, err = certificate(deps.Via); err != nil {
-		return nil, err
-	}
-	return w.pools.Acquire(def, deps)
+	deps.ViaCertificate, err = certificate(deps.Via)
+	return deps, err
 }
 
 // ages finds the oldest backend: a heap by create revision, then name. Entries

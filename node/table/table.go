@@ -10,6 +10,7 @@ import (
 
 	"roster/balancer"
 	"roster/pool"
+	"roster/prober"
 	"roster/store"
 )
 
@@ -26,10 +27,10 @@ type Slot struct {
 	Backend  *Backend
 	Director *Director
 	Override *Override // the operator's word on its health; nil = none
-	Since    time.Time // when its health last changed, or it came to be
+	Since    time.Time // when it came to be, or its override or lack of a probe did; see HealthSince
 }
 
-// Backend is one backend as one table sees it. It never changes.
+// Backend is one backend as one table sees it. It never changes; what it points to does.
 type Backend struct {
 	Name                        string
 	Def                         *store.Backend
@@ -40,6 +41,8 @@ type Backend struct {
 	// Fault is why every request to this backend fails with 503 (a dangling
 	// via, say); nil for a backend that may be tried.
 	Fault error
+	// Probe is the verdict of the backend's probe; nil where there is none.
+	Probe *prober.Ref
 	// Runtime is what lives on when the definition changes.
 	Runtime *Runtime
 	edit    uint64 // that made it, and may complete it until the table is out
@@ -72,7 +75,7 @@ type Override struct {
 	CreateRevision, ModRevision int64
 }
 
-// refused says whether the operator wants no new requests here.
+// refused says whether the operator wants no new requests at a director.
 func (s *Slot) refused() bool {
 	return s.Override != nil && (s.Override.Def.State == store.Sick || s.Override.Def.State == store.Drain)
 }
@@ -85,9 +88,22 @@ type Rejection struct {
 	Err      error
 }
 
-// Available says whether new requests may be sent to the slot's backend.
+// Available says whether new requests may be sent to the slot's backend: the
+// operator's word, else its probe's verdict. One without a probe is healthy.
 func (s *Slot) Available() bool {
-	return s.Backend != nil && s.Backend.Pool != nil && !s.refused()
+	b := s.Backend
+	if b == nil || b.Pool == nil {
+		return false
+	}
+	if s.Override != nil {
+		switch s.Override.Def.State {
+		case store.Sick, store.Drain:
+			return false
+		case store.Healthy:
+			return true
+		}
+	}
+	return b.Probe == nil || b.Probe.Healthy()
 }
 
 // Table is everything a node serves by, at one revision.

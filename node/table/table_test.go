@@ -372,7 +372,7 @@ func TestWhatHasNoEffectIsSaid(t *testing.T) {
 	for key := range tab.Warnings() {
 		keys = append(keys, key)
 	}
-	if got, want := strings.Join(keys, " "), "directors/d probes/p routes/r"; got != want {
+	if got, want := strings.Join(keys, " "), "directors/d routes/r"; got != want {
 		t.Errorf("warnings for %s, want %s", got, want)
 	}
 	tab = f.put("directors/d", `{"type":"round_robin","backends":["a"]}`, "routes/r", "", "probes/p", "")

@@ -11,8 +11,6 @@ import (
 func unserved(def store.Definition) (warnings []string) {
 	warn := func(format string, args ...any) { warnings = append(warnings, fmt.Sprintf(format, args...)) }
 	switch d := def.(type) {
-	case *store.Probe:
-		warn("probes are not run by this version: backends count as healthy")
 	case *store.Director:
 		if d.Type != store.RoundRobin {
 			warn("type: %s is served as round_robin by this version", d.Type)
