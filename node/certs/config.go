@@ -1,6 +1,7 @@
 package certs
 
 import (
+	"bytes"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -88,7 +89,7 @@ func encrypted(key []byte) bool {
 // parsePool reads CA certificates in PEM; one that cannot be read is an error,
 // since a client it stands for would be refused.
 func parsePool(data []byte) (*x509.CertPool, error) {
-	pool := x509.NewCertPool()
+	pool, all := x509.NewCertPool(), data
 	n := 0
 	for {
 		var block *pem.Block
@@ -108,5 +109,14 @@ func parsePool(data []byte) (*x509.CertPool, error) {
 	if n == 0 {
 		return nil, errors.New(`no certificate in it, want PEM ("-----BEGIN CERTIFICATE-----")`)
 	}
-	return pool, nil
+	return pool, whole(all, n)
+}
+
+// whole is an error if more than n certificates begin in a file, n being those that were
+// found: package pem passes over what is damaged, or cut off since it is being written.
+func whole(data []byte, n int) error {
+	if begin := bytes.Count(data, []byte("-----BEGIN CERTIFICATE-----")); begin > n {
+		return fmt.Errorf("%d certificates begin in it and only %d are whole", begin, n)
+	}
+	return nil
 }

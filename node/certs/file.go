@@ -78,6 +78,9 @@ func (f *pairFile) load() (*entry, error) {
 	}
 	pair, err := tls.X509KeyPair(f.cert.data, f.key.data)
 	if err == nil {
+		err = whole(f.cert.data, len(pair.Certificate))
+	}
+	if err == nil {
 		return newEntry(f.cert.path, f.rank, &pair), nil
 	}
 	if encrypted(f.key.data) {

@@ -324,6 +324,42 @@ func TestAPairWrittenInTwoStepsIsNoFault(t *testing.T) {
 	}
 }
 
+// A look may come while a file is being written, and a file may be damaged: neither
+// must leave clients without a part of the chain, or without their CA.
+func TestFilesWithADamagedPartAreNotUsed(t *testing.T) {
+	t.Parallel()
+	ca, next, dir := certstest.NewCA(t), certstest.NewCA(t), t.TempDir()
+	one, two := ca.Issue(t, "a.test"), ca.Issue(t, "a.test")
+	authority := filepath.Join(dir, "ca.pem")
+	certstest.WriteFile(t, authority, ca.PEM+next.PEM)
+	s := newTestSet(t, Config{Files: []Pair{files(t, dir, "a", one)}, ClientCA: authority})
+	mine := ca.Issue(t).TLS(t)
+	got := func() (serial int64, chain int) {
+		t.Helper()
+		state, err := handshake(s.TLS(), &tls.Config{ServerName: "a.test", RootCAs: ca.Pool(), Certificates: []tls.Certificate{mine}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return state.PeerCertificates[0].SerialNumber.Int64(), len(state.PeerCertificates)
+	}
+	cert, key := filepath.Join(dir, "a.pem"), filepath.Join(dir, "a.key")
+	certstest.WriteFile(t, key, two.Key)
+	for _, rest := range []string{ca.PEM[:len(ca.PEM)/2], strings.Replace(ca.PEM, "M", "!", 1), "-----BEGIN CERTIFICATE-----"} {
+		certstest.WriteFile(t, cert, two.Cert+rest)
+		certstest.WriteFile(t, authority, next.PEM+rest+"\n"+next.PEM)
+		s.check()
+		if number, _ := got(); number != one.Serial.Int64() || s.Stats(1).Stale != 2 {
+			t.Errorf("with %q behind it certificate %d is in effect, %+v", rest, number, s.Stats(1))
+		}
+	}
+	certstest.WriteFile(t, cert, two.Cert+ca.PEM)
+	certstest.WriteFile(t, authority, "of the office\n"+ca.PEM+"and\n"+next.PEM)
+	s.check()
+	if number, chain := got(); number != two.Serial.Int64() || chain != 2 || s.Stats(1).Stale != 0 {
+		t.Errorf("whole: certificate %d with a chain of %d, %+v", number, chain, s.Stats(1))
+	}
+}
+
 func TestClientCA(t *testing.T) {
 	t.Parallel()
 	ca, next, dir := certstest.NewCA(t), certstest.NewCA(t), t.TempDir()
