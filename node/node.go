@@ -29,6 +29,7 @@ import (
 	"roster/node/proxy"
 	"roster/node/table"
 	"roster/pool"
+	"roster/prober"
 	"roster/store"
 	"roster/store/embedded"
 	"roster/watcher"
@@ -37,6 +38,10 @@ import (
 // firstTable is how long clients wait in the listeners' queues for the first
 // table of a node that starts. After it they are answered 503.
 const firstTable = time.Second
+
+// firstAnswers is how long they wait besides for the first answers of that table's
+// probes, before which a backend counts as sick.
+const firstAnswers = time.Second
 
 // worthALine is how many definitions deleted at once are worth a line of the log.
 const worthALine = 10
@@ -47,6 +52,7 @@ type Node struct {
 	store    *store.Store
 	watcher  *watcher.Watcher
 	pools    *pool.Manager
+	probers  *prober.Manager
 	applier  *table.Applier
 	proxy    *proxy.Proxy
 	certs    *certs.Set                    // of listeners with TLS; nil without any
@@ -54,6 +60,9 @@ type Node struct {
 	serving  []net.Addr                    // where clients are listened for
 	admin    net.Addr                      // nil for none
 	applied  chan struct{}                 // closed once the first table is there
+	ready    chan struct{}                 // closed once its probes have answered, too
+	health   *healthLog
+	events   admin.Events
 	draining atomic.Bool
 
 	applySeconds prometheus.Histogram
@@ -64,7 +73,7 @@ func New(c Config) (*Node, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
-	return &Node{config: c.withDefaults(), applied: make(chan struct{}), applySeconds: newApplySeconds()}, nil
+	return &Node{config: c.withDefaults(), applied: make(chan struct{}), ready: make(chan struct{}), applySeconds: newApplySeconds()}, nil
 }
 
 // Run serves until ctx ends and then drains: the node is not ready, after
@@ -128,6 +137,9 @@ func (n *Node) Run(ctx context.Context) error {
 	g, gctx := errgroup.WithContext(below)
 	g.Go(func() error { return n.watcher.Run(gctx) })
 	g.Go(func() error { return n.pools.Run(gctx) })
+	g.Go(func() error { return n.probers.Run(gctx) })
+	g.Go(func() error { return n.health.run(gctx) })
+	g.Go(func() error { return n.ask(gctx) })
 	g.Go(func() error { return n.apply(gctx) })
 	if n.certs != nil {
 		g.Go(func() error { return n.certs.Run(gctx) })
@@ -136,7 +148,7 @@ func (n *Node) Run(ctx context.Context) error {
 		g.Go(func() error { return accessLog.Run(gctx) })
 	}
 	if adminListener != nil {
-		server := &admin.Server{Node: n, Hosts: n.config.AdminHosts, Metrics: n.metrics()}
+		server := &admin.Server{Node: n, Hosts: n.config.AdminHosts, Metrics: n.metrics(), Events: &n.events}
 		g.Go(func() error { return server.Serve(gctx, adminListener) })
 	}
 	g.Go(func() error {
@@ -203,7 +215,7 @@ func (n *Node) listen() (all []proxy.Listener, err error) {
 // listen opens one listener. The socket file of a process that was killed, to
 // which nobody answers any more, is replaced.
 func listen(network, address string) (net.Listener, error) {
-	l, err := net.Listen(network, address)
+	l, err := listenConfig.Listen(context.Background(), network, address)
 	if err == nil || network != "unix" || !errors.Is(err, syscall.EADDRINUSE) {
 		return l, err
 	}
@@ -234,7 +246,13 @@ func (n *Node) build(own []netip.AddrPort) (err error) {
 		return fmt.Errorf("node: %w", err)
 	}
 	n.pools = pool.New(pool.Config{DNSInterval: c.DNSInterval, Rules: rules, Logger: c.Logger})
+	n.probers = prober.New(prober.Config{Pools: n.pools, Node: c.ID, Logger: c.Logger})
+	n.health = newHealthLog(c.Logger)
 	n.applier = table.NewApplier(n.pools)
+	n.applier.Probe(n.probers, func(t prober.Transition) {
+		n.health.note(t)
+		n.events.Health(t)
+	})
 	serving := c.serving()
 	serving.Table, serving.Await, serving.AccessLog = n.applier.Current, n.await, n.log.Load()
 	n.proxy = proxy.New(serving)
@@ -247,6 +265,13 @@ func (n *Node) serve(ctx, below context.Context, listeners []proxy.Listener) err
 	log := n.config.Logger
 	select {
 	case <-n.applied:
+		select {
+		case <-n.ready:
+		case <-time.After(firstAnswers):
+			log.Warn("no answer to some probes yet: their backends count as sick")
+		case <-ctx.Done():
+			return nil
+		}
 	case <-time.After(firstTable):
 		log.Warn("no definitions yet: requests are answered 503", "waiting_for", n.config.Store.Endpoints)
 	case <-ctx.Done():
@@ -312,6 +337,7 @@ func (n *Node) apply(ctx context.Context) error {
 		t := n.applier.Apply(change)
 		took := time.Since(change.Received)
 		n.applySeconds.Observe(took.Seconds())
+		n.events.Applied(change, t)
 		if first {
 			close(n.applied)
 		}
@@ -373,25 +399,45 @@ func (n *Node) seen() int64 { return max(n.watcher.Status().Seen, n.Table().Revi
 // Table is the newest table.
 func (n *Node) Table() *table.Table { return n.applier.Current() }
 
-// Ready says whether clients should be sent here: a whole revision is applied,
-// and the node is not draining. Losing etcd does not change it.
-func (n *Node) Ready() bool {
-	select {
-	case <-n.applied:
-		return !n.draining.Load()
-	default:
-		return false
+// Ready says whether clients should be sent here: a whole revision is applied, the
+// probes of it have answered or had ReadyTimeout, and the node is not draining. Losing
+// etcd does not change it.
+func (n *Node) Ready() bool { return n.waiting() == "" }
+
+// waiting says why the node is not ready; empty if it is.
+func (n *Node) waiting() string {
+	closed := func(c chan struct{}) bool {
+		select {
+		case <-c:
+			return true
+		default:
+			return false
+		}
 	}
+	switch {
+	case n.draining.Load():
+		return "draining"
+	case !closed(n.applied):
+		return "no revision of etcd is applied yet"
+	case !closed(n.ready):
+		return "not all backends' probes have answered yet"
+	}
+	return ""
 }
+
+// Probes are the checks that the node makes.
+func (n *Node) Probes() []prober.State { return n.probers.List() }
 
 // Status is what the node knows of itself.
 func (n *Node) Status() admin.Status {
 	w := n.watcher.Status()
 	t := n.Table()
+	waiting := n.waiting()
 	s := admin.Status{
 		Node:     n.config.ID,
 		Version:  n.config.Version,
-		Ready:    n.Ready(),
+		Ready:    waiting == "",
+		Waiting:  waiting,
 		Draining: n.draining.Load(),
 		Revision: t.Revision(),
 		Seen:     n.seen(),
@@ -411,6 +457,7 @@ func (n *Node) Status() admin.Status {
 		ms := time.Since(w.Fresh).Milliseconds()
 		s.Etcd.FreshMS = &ms
 	}
+	s.Counts.Probers = n.probers.Stats().Probers
 	s.Describe(t)
 	return s
 }

@@ -38,10 +38,14 @@ func newRoute(name string, c *claim) *Route {
 }
 
 // entry is one way to reach a route: one of its hosts with one of its paths.
+// It holds what most requests need to know, for at 10,000 routes each pointer
+// that is followed is a wait for memory.
 type entry struct {
-	route  *Route
-	path   string // "" = any; else exact, or what comes before the * of a prefix
-	prefix bool
+	route    *Route
+	path     string // "" = any; else exact, or what comes before the * of a prefix
+	priority int
+	prefix   bool
+	bare     bool // there are no conditions but host and path
 }
 
 // routes finds the first match without looking at routes for other hosts.
@@ -75,8 +79,10 @@ type bucketEdit struct {
 
 func (e *routeEdit) add(r *Route) {
 	var mine []entry
+	m := &r.Def.Match
+	bare := r.Def.When == "" && len(r.regexps) == 0 && len(m.Method) == 0 && len(m.Client) == 0 && len(m.Header) == 0 && len(m.Query) == 0
 	for _, p := range orAny(r.Def.Match.Path) {
-		one := entry{route: r, path: p}
+		one := entry{route: r, path: p, priority: r.Def.Priority, bare: bare}
 		if strings.HasSuffix(p, "/*") {
 			one.path, one.prefix = p[:len(p)-1], true
 		}
@@ -169,7 +175,7 @@ func order(a, b entry) int {
 		return 1
 	}
 	return cmp.Or(
-		cmp.Compare(b.route.Def.Priority, a.route.Def.Priority),
+		cmp.Compare(b.priority, a.priority),
 		cmp.Compare(len(b.path), len(a.path)),
 		cmp.Compare(exact(b), exact(a)),
 		cmp.Compare(a.route.Name, b.route.Name),
@@ -195,9 +201,9 @@ func (t *Table) Match(r *message.Request, client netip.Addr) (*Route, Ref, error
 	}
 	m := match{r: r, path: path, query: query, client: client}
 	host := hostname(hostBuf[:0], r.Authority)
-	var best *Route
+	var best *entry
 	consider := func(bucket []entry) { // buckets come from the most specific host on
-		if found := m.first(bucket); found != nil && (best == nil || found.Def.Priority > best.Def.Priority) {
+		if found := m.first(bucket); found != nil && (best == nil || found.priority > best.priority) {
 			best = found
 		}
 	}
@@ -217,10 +223,10 @@ func (t *Table) Match(r *message.Request, client netip.Addr) (*Route, Ref, error
 	if best == nil {
 		return nil, t.fallback, nil
 	}
-	if best.Def.When != "" {
-		return best, 0, ErrCondition
+	if !best.bare && best.route.Def.When != "" {
+		return best.route, 0, ErrCondition
 	}
-	return best, best.Target, nil
+	return best.route, best.route.Target, nil
 }
 
 // match is one request being matched.
@@ -230,7 +236,7 @@ type match struct {
 	client      netip.Addr
 }
 
-func (m *match) first(bucket []entry) *Route {
+func (m *match) first(bucket []entry) *entry {
 	for i := range bucket {
 		e := &bucket[i]
 		switch {
@@ -242,8 +248,8 @@ func (m *match) first(bucket []entry) *Route {
 		case string(m.path) != e.path:
 			continue
 		}
-		if m.rest(e.route) {
-			return e.route
+		if e.bare || m.rest(e.route) {
+			return e
 		}
 	}
 	return nil

@@ -358,15 +358,18 @@ func (t *Table) available(ref Ref, tr *trail) bool {
 func (t *Table) Pick(ref Ref) (*Backend, error) {
 	var tr trail
 	for {
-		if s := t.slots.at(ref); s != nil && s.Backend != nil && s.Backend.Fault != nil {
-			return nil, s.Backend.Fault
+		s := t.slots.at(ref)
+		if s != nil && s.Backend != nil {
+			switch {
+			case s.Backend.Fault != nil:
+				return nil, s.Backend.Fault
+			case !s.Available():
+				return nil, balancer.ErrNoBackend
+			}
+			return s.Backend, nil
 		}
 		if !t.available(ref, &tr) {
 			return nil, balancer.ErrNoBackend
-		}
-		s := t.slots.at(ref)
-		if s.Backend != nil {
-			return s.Backend, nil
 		}
 		tr.push(ref)
 		d := s.Director

@@ -1,0 +1,7 @@
+//go:build !linux
+
+package node
+
+import "net"
+
+var listenConfig net.ListenConfig
