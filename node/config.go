@@ -57,6 +57,9 @@ type Config struct {
 	// Version is the program's, for status and metrics.
 	Version string
 
+	// ReadyTimeout is how long, after the first table, the node waits to be ready for
+	// the first answers of that table's probes. Zero: not.
+	ReadyTimeout time.Duration
 	// DrainDelay is how long, after Run's context ends, connections are still
 	// accepted, so that balancers see that the node is not ready. Zero: not.
 	DrainDelay time.Duration
@@ -136,6 +139,9 @@ func (c Config) Validate() error {
 		errs = multierror.Append(errs, c.Embedded.Validate())
 	}
 	errs = multierror.Append(errs, etcd.Validate())
+	if c.ReadyTimeout < 0 {
+		fail("ready timeout is %v, want 0 or more", c.ReadyTimeout)
+	}
 	if c.DrainDelay < 0 {
 		fail("drain delay is %v, want 0 or more", c.DrainDelay)
 	}

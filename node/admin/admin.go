@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"roster/node/table"
+	"roster/prober"
 )
 
 // Node is what the API shows.
@@ -28,6 +29,7 @@ type Node interface {
 	Table() *table.Table
 	Status() Status
 	Ready() bool
+	Probes() []prober.State
 }
 
 // Server answers for one node.
@@ -35,6 +37,7 @@ type Server struct {
 	Node    Node
 	Hosts   []string     // names that Host may be, besides loopback's
 	Metrics http.Handler // of /metrics
+	Events  *Events      // of /v1/events
 }
 
 // Serve answers on ln until ctx ends, then closes it and all connections.
@@ -43,6 +46,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 		Handler:           s.Handler(),
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
+		BaseContext:       func(net.Listener) context.Context { return ctx }, // answers without an end have one
 	}
 	stop := context.AfterFunc(ctx, func() { server.Close() })
 	defer stop()
@@ -61,6 +65,8 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, s.Node.Status()) })
 	mux.HandleFunc("GET /v1/backends", s.backends)
 	mux.HandleFunc("GET /v1/backends/{name...}", s.backend)
+	mux.HandleFunc("GET /v1/probes", s.probes)
+	mux.Handle("GET /v1/events", s.Events)
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
@@ -72,7 +78,7 @@ func (s *Server) Handler() http.Handler {
 			fail(w, http.StatusMethodNotAllowed, "method is %s, want GET: definitions are written to etcd", r.Method)
 			return
 		}
-		fail(w, http.StatusNotFound, "nothing is at %s; see /v1/status, /v1/backends, /metrics, /healthz and /readyz", r.URL.Path)
+		fail(w, http.StatusNotFound, "nothing is at %s; see /v1/status, /v1/backends, /v1/probes, /v1/events, /metrics, /healthz and /readyz", r.URL.Path)
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !s.allowed(r.Host) {
@@ -107,11 +113,7 @@ func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) {
 		return
 	}
 	w.WriteHeader(http.StatusServiceUnavailable)
-	if s.Node.Status().Draining {
-		fmt.Fprintln(w, "not ready: draining")
-		return
-	}
-	fmt.Fprintln(w, "not ready: no revision of etcd is applied yet")
+	fmt.Fprintln(w, "not ready:", s.Node.Status().Waiting)
 }
 
 // List is how lists come: one revision, and where the next page begins.
@@ -127,36 +129,71 @@ const (
 	maxLimit     = 10_000
 )
 
-func (s *Server) backends(w http.ResponseWriter, r *http.Request) {
+// page is the part of a list that was asked for.
+type page struct {
+	under, after string
+	limit        int
+}
+
+// pageOf reads the parameters of a list; more are allowed besides. If it is not ok,
+// it has answered.
+func pageOf(w http.ResponseWriter, r *http.Request, more ...string) (p page, ok bool) {
 	q := r.URL.Query()
+	known := append([]string{"under", "limit", "after"}, more...)
 	for name := range q {
-		if !slices.Contains([]string{"under", "limit", "after"}, name) {
-			fail(w, http.StatusBadRequest, "parameter %q is not known, want under, limit or after", name)
-			return
+		if !slices.Contains(known, name) {
+			fail(w, http.StatusBadRequest, "parameter %q is not known, want %s", name, strings.Join(known, ", "))
+			return p, false
 		}
 	}
-	limit := defaultLimit
+	p = page{under: q.Get("under"), after: q.Get("after"), limit: defaultLimit}
 	if v := q.Get("limit"); v != "" {
 		n, err := strconv.Atoi(v)
 		if err != nil || n < 1 || n > maxLimit {
 			fail(w, http.StatusBadRequest, "limit is %q, want 1 to %d", v, maxLimit)
-			return
+			return p, false
 		}
-		limit = n
+		p.limit = n
+	}
+	return p, true
+}
+
+func (s *Server) backends(w http.ResponseWriter, r *http.Request) {
+	p, ok := pageOf(w, r, "verbose")
+	if !ok {
+		return
+	}
+	verbose, err := flag(r, "verbose")
+	if err != nil {
+		fail(w, http.StatusBadRequest, "%v", err)
+		return
 	}
 	t := s.Node.Table()
 	list := List[Backend]{Revision: t.Revision(), Items: []Backend{}}
-	for slot := range t.Slots(q.Get("under"), q.Get("after")) {
+	for slot := range t.Slots(p.under, p.after) {
 		if slot.Backend == nil {
 			continue
 		}
-		if len(list.Items) == limit {
-			list.Next = list.Items[limit-1].Name
+		if len(list.Items) == p.limit {
+			list.Next = list.Items[p.limit-1].Name
 			break
 		}
-		list.Items = append(list.Items, backendOf(slot))
+		list.Items = append(list.Items, backendOf(slot, verbose))
 	}
 	answer(w, http.StatusOK, list)
+}
+
+// flag is a parameter that is true if it is there, but for an explicit false.
+func flag(r *http.Request, name string) (bool, error) {
+	q := r.URL.Query()
+	if v := q.Get(name); v != "" {
+		b, err := strconv.ParseBool(v)
+		if err != nil {
+			return false, fmt.Errorf("%s is %q, want true or false", name, v)
+		}
+		return b, nil
+	}
+	return q.Has(name), nil
 }
 
 func (s *Server) backend(w http.ResponseWriter, r *http.Request) {
@@ -167,7 +204,7 @@ func (s *Server) backend(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusNotFound, "backend %q is not defined at revision %d", name, t.Revision())
 		return
 	}
-	answer(w, http.StatusOK, backendOf(slot))
+	answer(w, http.StatusOK, backendOf(slot, true))
 }
 
 func answer(w http.ResponseWriter, status int, v any) {

@@ -11,6 +11,7 @@ import (
 
 	"roster/node/table"
 	"roster/pool"
+	"roster/prober"
 	"roster/store"
 	"roster/watcher"
 )
@@ -18,13 +19,15 @@ import (
 // node is a Node with a table and no etcd.
 type node struct {
 	*table.Applier
-	ready bool
+	probers *prober.Manager
+	ready   bool
 }
 
-func (n *node) Table() *table.Table { return n.Current() }
-func (n *node) Ready() bool         { return n.ready }
+func (n *node) Table() *table.Table    { return n.Current() }
+func (n *node) Ready() bool            { return n.ready }
+func (n *node) Probes() []prober.State { return n.probers.List() }
 func (n *node) Status() Status {
-	s := Status{Node: "n1", Ready: n.ready, Revision: n.Current().Revision()}
+	s := Status{Node: "n1", Ready: n.ready, Revision: n.Current().Revision(), Waiting: "no revision of etcd is applied yet"}
 	s.Describe(n.Current())
 	return s
 }
@@ -46,10 +49,15 @@ func apply(t *testing.T, n *node, values map[string]string) {
 }
 
 func serve(n *node, hosts ...string) http.Handler {
-	return (&Server{Node: n, Hosts: hosts, Metrics: http.NotFoundHandler()}).Handler()
+	return (&Server{Node: n, Hosts: hosts, Metrics: http.NotFoundHandler(), Events: new(Events)}).Handler()
 }
 
-func newNode() *node { return &node{Applier: table.NewApplier(pool.New(pool.Config{})), ready: true} }
+func newNode() *node {
+	pools := pool.New(pool.Config{})
+	n := &node{Applier: table.NewApplier(pools), probers: prober.New(prober.Config{Pools: pools}), ready: true}
+	n.Probe(n.probers, nil)
+	return n
+}
 
 func ask(h http.Handler, method, target string, header ...string) *httptest.ResponseRecorder {
 	r := httptest.NewRequest(method, target, nil)

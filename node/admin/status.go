@@ -17,6 +17,7 @@ type Status struct {
 	Version  string `json:"version"`
 	Ready    bool   `json:"ready"`
 	Draining bool   `json:"draining"`
+	Waiting  string `json:"waiting,omitempty"` // why it is not ready
 	// Revision is the newest one that touched the prefix and is applied, 0
 	// before the first; Seen moves with every revision seen.
 	Revision int64      `json:"revision"`
@@ -79,15 +80,17 @@ type Counts struct {
 	Certificates int `json:"certificates"`
 	Rejected     int `json:"rejected"`
 	Dangling     int `json:"dangling"`
+	Sick         int `json:"sick"`    // backends that get no new requests, for whatever reason
+	Probers      int `json:"probers"` // distinct checks
 }
 
 // maxListed bounds each list of a status: it is for people. Counts are whole.
 const maxListed = 100
 
-// Describe fills in what a table says.
+// Describe fills in what a table says. It leaves Counts.Probers.
 func (s *Status) Describe(t *table.Table) {
 	c := t.Counts()
-	s.Counts = Counts{Backends: c.Backends, Directors: c.Directors, Routes: c.Routes,
+	s.Counts = Counts{Probers: s.Counts.Probers, Backends: c.Backends, Directors: c.Directors, Routes: c.Routes,
 		Probes: c.Probes, Certificates: c.Certificates, Rejected: c.Rejected}
 	s.Rejected, s.Dangling, s.Cycles, s.Warnings = []Rejected{}, []Dangling{}, []Cycle{}, []Warning{}
 	for r := range t.Rejected() {
@@ -95,6 +98,11 @@ func (s *Status) Describe(t *table.Table) {
 			break
 		}
 		s.Rejected = append(s.Rejected, Rejected{Key: r.Key.String(), Revision: r.Revision, InEffect: r.InEffect, Errors: messages(r.Err)})
+	}
+	for slot := range t.Slots("", "") {
+		if slot.Backend != nil && !slot.Available() {
+			s.Counts.Sick++
+		}
 	}
 	for key, missing := range t.Dangling() {
 		if s.Counts.Dangling++; s.Counts.Dangling <= maxListed {
@@ -143,7 +151,8 @@ type Health struct {
 	State  store.HealthState `json:"state"` // healthy or sick
 	Admin  store.HealthState `json:"admin"` // the operator's word, else auto
 	Reason string            `json:"reason,omitempty"`
-	Since  time.Time         `json:"since"` // on this node
+	Probe  *Verdict          `json:"probe"` // null without one
+	Since  time.Time         `json:"since"` // of State, on this node
 }
 
 // Requests are counts of one backend on this node.
@@ -159,17 +168,15 @@ type Connections struct {
 	Idle   int `json:"idle"`
 }
 
-func backendOf(slot *table.Slot) Backend {
+// backendOf describes a backend; rows: with its probe's history.
+func backendOf(slot *table.Slot, rows bool) Backend {
 	b := slot.Backend
 	out := Backend{
 		Name:       b.Name,
 		Revision:   b.ModRevision,
 		Definition: store.Encode(b.Def),
-		Health:     Health{State: store.Sick, Admin: store.Auto, Since: slot.Since},
+		Health:     Health{State: stateOf(slot.Available()), Admin: store.Auto, Probe: verdictOf(b.Probe, rows), Since: slot.HealthSince()},
 		Requests:   Requests{Active: b.Runtime.Active(), Queued: b.Runtime.Queued(), Total: b.Runtime.Requests.Load()},
-	}
-	if slot.Available() {
-		out.Health.State = store.Healthy
 	}
 	if o := slot.Override; o != nil {
 		out.Health.Admin, out.Health.Reason = o.Def.State, o.Def.Reason
