@@ -66,7 +66,7 @@ type Conn struct {
 	sendInit int32
 	drain    drain
 	drainAt  int64
-	lastID   uint32 // of GOAWAY: ours (server) or the peer's (client)
+	lastID   uint32 // server: of our last GOAWAY
 	closing  bool   // close once everything is written
 	halfway  bool   // and that was done
 
@@ -277,7 +277,7 @@ func (c *Conn) lastWords(e *connError) {
 	till := time.Now().Add(lingerTimeout)
 	c.mu.Lock()
 	c.settle(till)
-	c.appendGoAway(c.peerID, e.code, e.msg)
+	c.appendGoAway(min(c.peerID, c.lastID), e.code, e.msg)
 	out := c.out
 	c.out = nil
 	c.mu.Unlock()

@@ -257,7 +257,7 @@ func (c *Conn) takeHead(id uint32, h *head, selfish bool) error {
 	if id <= c.peerID {
 		defer c.mu.Unlock()
 		h.free()
-		if c.forgotten(id) {
+		if c.forgotten(id) || c.drain == gone && id > c.lastID {
 			return nil
 		}
 		return fatal(StreamClosed, "HEADERS of a closed stream")
@@ -522,7 +522,7 @@ func (c *Conn) readData(fh frames.FrameHeader) error {
 		s.received += int64(n)
 		left -= n
 		s.readable.Signal()
-		if err != nil {
+		if err != nil && left > 0 { // else the next read says it too
 			c.mu.Unlock()
 			return unexpected(err)
 		}
@@ -704,7 +704,7 @@ func (c *Conn) takeReset(f *frames.RSTStreamFrame) error {
 	}
 	code := uint32(f.ErrCode)
 	s.err = &ResetError{Code: code, Remote: true, Unprocessed: code == RefusedStream}
-	s.kept = true
+	s.kept = c.client
 	c.closeStream(s)
 	if !c.client {
 		s.discard()

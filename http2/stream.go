@@ -41,7 +41,7 @@ type Stream struct {
 
 	closed   bool  // not in c.streams any more
 	err      error // reset
-	kept     bool  // because of the peer: a client may read what came before
+	kept     bool  // client: because of the peer, so what came before may be read
 	handled  bool  // server: the handler has returned
 	onGone   func()
 	wasGone  bool
@@ -353,13 +353,13 @@ func (s *Stream) Reset(code uint32) {
 // peer is to blame, what a client reads after what came before.
 func (s *Stream) reset(code uint32, err error, blamed bool) {
 	c := s.c
-	s.err, s.kept = err, blamed
+	s.err, s.kept = err, blamed && c.client
 	if !s.closed && c.err == nil {
 		c.appendReset(s.id, code)
 		c.forget(s.id)
 	}
 	c.closeStream(s)
-	if !blamed || !c.client {
+	if !s.kept {
 		s.discard()
 	}
 	s.wake()
