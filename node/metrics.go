@@ -11,11 +11,12 @@ import (
 
 	"roster/exchange"
 	"roster/node/proxy"
+	"roster/prober"
 )
 
 // perBackend is up to how many backends, or certificates, each has series of its
-// own. Above it, only sums are exported: at six series a backend a scrape of 100,000 would be
-// some 60 MB.
+// own. Above it, only sums are exported: at ten series a backend a scrape of 100,000 would be
+// some 100 MB.
 const perBackend = 1000
 
 // newApplySeconds counts how long changes take, from 1 us to 8 s by doublings.
@@ -82,6 +83,15 @@ var (
 	active       = desc("backend_requests_active", "Requests in progress.", "backend")
 	queued       = desc("backend_requests_queued", "Requests waiting for a slot.", "backend")
 	healthy      = desc("backend_available", "1 if new requests may be sent to the backend.", "backend")
+	probers      = desc("probers", "Distinct checks of backends that are probed.")
+	probes       = desc("probes_total", "Probes by result: good, bad, local (failed for a fault of this machine, which says nothing of a backend), cancelled.", "result")
+	probing      = desc("probes_running", "Probes under way.")
+	probesQueued = desc("probes_waiting", "Probes that are due and wait for a place.")
+	lateness     = desc("probe_lateness_seconds", "How long after their time probes were started.")
+	transitions  = desc("health_transitions_total", "Verdicts of probes that changed.", "to")
+	probeAge     = desc("backend_probe_last_run_age_seconds", "Since the backend's last probe ended, or since its verdict if there was none yet.", "backend")
+	probeGood    = desc("backend_probe_good", "Good probes in the backend's window.", "backend")
+	probeAverage = desc("backend_probe_response_seconds", "Average response time of good probes.", "backend")
 	connections  = desc("backend_connections", "Connections of a backend's pool, which others at its address share.", "backend", "state")
 )
 
@@ -126,6 +136,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	gauge(pools, float64(n.pools.Pools()))
 	count(localFaults, n.pools.LocalFaults())
 
+	c.collectProbes(out)
 	s := n.proxy.Stats()
 	for class, v := range s.Requests {
 		count(requests, v, [...]string{"none", "1xx", "2xx", "3xx", "4xx", "5xx"}[class])
@@ -179,6 +190,16 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		gauge(active, float64(b.Runtime.Active()), b.Name)
 		gauge(queued, float64(b.Runtime.Queued()), b.Name)
 		flag(healthy, slot.Available(), b.Name)
+		if b.Probe != nil {
+			probe := b.Probe.Snapshot()
+			last := probe.Since
+			if probe.Probes > 0 {
+				last = probe.At
+			}
+			gauge(probeAge, time.Since(last).Seconds(), b.Name)
+			gauge(probeGood, float64(probe.Good), b.Name)
+			gauge(probeAverage, probe.Average.Seconds(), b.Name)
+		}
 		if b.Pool != nil {
 			stats := b.Pool.Stats()
 			gauge(connections, float64(stats.Active), b.Name, "active")
@@ -187,6 +208,33 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	}
 	gauge(allActive, float64(sumActive))
 	gauge(allQueued, float64(sumQueued))
+}
+
+func (c *collector) collectProbes(out chan<- prometheus.Metric) {
+	st := c.node.probers.Stats()
+	gauge := func(d *prometheus.Desc, v int) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(v))
+	}
+	count := func(d *prometheus.Desc, v uint64, label string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), label)
+	}
+	gauge(probers, st.Probers)
+	gauge(probing, st.Running)
+	gauge(probesQueued, st.Waiting)
+	count(probes, st.Good, "good")
+	count(probes, st.Bad, "bad")
+	count(probes, st.Local, "local")
+	count(probes, st.Cancelled, "cancelled")
+	count(transitions, st.WentHealthy, "healthy")
+	count(transitions, st.WentSick, "sick")
+	buckets := make(map[float64]uint64)
+	var total uint64
+	for i, bound := range prober.LatenessBounds {
+		total += st.Lateness.Counts[i]
+		buckets[bound.Seconds()] = total
+	}
+	total += st.Lateness.Counts[len(prober.LatenessBounds)]
+	out <- prometheus.MustNewConstHistogram(lateness, total, st.Lateness.Sum.Seconds(), buckets)
 }
 
 // histogram halves the proxy's resolution: two buckets for each doubling.
