@@ -96,7 +96,7 @@ func (p *Pool) open(ctx context.Context, r Request, probe bool) (*Conn, error) {
 	}
 	c, err := p.shared.connect(limited, r, probe)
 	if err != nil {
-		if ctx.Err() != nil {
+		if ctx.Err() != nil && !probe { // of a probe, how far it came is told
 			return nil, ctx.Err()
 		}
 		return nil, err

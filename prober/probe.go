@@ -109,22 +109,22 @@ func (p *probe) over() bool {
 }
 
 func (p *probe) notConnected(err error) {
-	if p.over() {
-		p.fail(Connect, "no connection within %v", p.Timeout())
-		return
-	}
-	stage, what := Connect, err
+	stage, what, missing, local := Connect, err, "connection", false
 	var e *pool.Error
 	if errors.As(err, &e) {
-		p.local = e.Kind == pool.Local
-		what = e.Err
+		what, local = e.Err, e.Kind == pool.Local
 		switch e.Stage {
 		case pool.Resolve:
-			stage = Resolve
+			stage, missing = Resolve, "address"
 		case pool.Handshake:
-			stage = Handshake
+			stage, missing = Handshake, "TLS"
 		}
 	}
+	if p.over() {
+		p.fail(stage, "no %s within %v", missing, p.Timeout())
+		return
+	}
+	p.local = local
 	p.fail(stage, "%v", what)
 }
 
