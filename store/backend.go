@@ -31,6 +31,8 @@ type Backend struct {
 
 	HostHeader   string // Host for requests and probes without one; "" with None
 	OverrideHost bool   // HostHeader replaces the client's Host
+	NoReuse      bool
+	Protocol     Protocol
 
 	ConnectTimeout      time.Duration // all addresses tried together; 3.5s
 	FirstByteTimeout    time.Duration // request sent to first byte of the answer; 60s
@@ -47,9 +49,7 @@ type Backend struct {
 	Via         string // name of the backend to connect to instead
 	Authority   string // of the authority TLV sent with Via, host only; "" = none
 	Pool        string // part of the connection pool's identity
-	NoReuse     bool
-	TLS         *TLS // nil = off
-	Protocol    Protocol
+	TLS         *TLS   // nil = off
 
 	Probe   ProbeRef
 	Labels  Labels

@@ -10,8 +10,9 @@ import (
 // the limit of requests in progress with its queue, and counters. It lives
 // from the backend's creation until its last request after the deletion.
 type Runtime struct {
-	pool.Limit
-	Requests  atomic.Uint64    // requests given to this backend, retries included
-	Failures  atomic.Uint64    // of them, those that got no whole answer from it
+	// What every request touches is together, and the limit begins with such a word.
 	Responses [5]atomic.Uint64 // answers by class: 1xx (never counted), 2xx, 3xx, 4xx, 5xx at index class-1
+	Requests  atomic.Uint64    // requests given to this backend, retries included
+	pool.Limit
+	Failures atomic.Uint64 // of Requests, those that got no whole answer from it
 }
