@@ -18,15 +18,13 @@ import (
 	"roster/store/storetest"
 )
 
-// A meter is an origin that counts what it is asked, and looks at the time between
-// probes. Requests of clients are below /t.
+// A meter is an origin that counts probes, and looks at the time between them.
 type meter struct {
 	*harness.Socket
 	name string
 
 	mu       sync.Mutex
 	probes   int
-	requests int
 	answered time.Time       // just before the newest probe's answer
 	gaps     []time.Duration // from answered to the next probe's connection, but for the first
 }
@@ -35,36 +33,25 @@ func startMeter(t *testing.T, name string) *meter {
 	t.Helper()
 	m := &meter{Socket: harness.Listen(t), name: name}
 	m.Each(func(w *harness.Wire) {
-		for {
-			r, err := w.ReadRequest()
-			if err != nil {
-				return
-			}
-			if strings.HasPrefix(r.Target(), "/t") {
-				m.mu.Lock()
-				m.requests++
-				m.mu.Unlock()
-				fmt.Fprint(w, answer(m.name))
-				continue
-			}
-			m.mu.Lock()
-			m.probes++
-			if m.probes > 2 { // the second one comes within an interval
-				m.gaps = append(m.gaps, time.Since(m.answered))
-			}
-			m.answered = time.Now()
-			m.mu.Unlock()
-			io.WriteString(w, closed)
+		if _, err := w.ReadRequest(); err != nil {
 			return
 		}
+		m.mu.Lock()
+		m.probes++
+		if m.probes > 2 { // the second one comes within an interval
+			m.gaps = append(m.gaps, time.Since(m.answered))
+		}
+		m.answered = time.Now()
+		m.mu.Unlock()
+		io.WriteString(w, closed)
 	})
 	return m
 }
 
-func (m *meter) counts() (probes, requests int) {
+func (m *meter) count() int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.probes, m.requests
+	return m.probes
 }
 
 // reset begins to count anew: what comes next is a new prober's first probe.
@@ -130,11 +117,14 @@ func TestBackendsWithOneCheckAreProbedOnce(t *testing.T) {
 	// each waits until n more probes have come to each address.
 	each := func(n int) {
 		t.Helper()
-		for _, m := range meters {
-			before, _ := m.counts()
-			harness.Until(t, "more probes", func() (bool, any) {
-				now, _ := m.counts()
-				return now >= before+n, now - before
+		var before [addresses]int
+		for i, m := range meters {
+			before[i] = m.count()
+		}
+		for i, m := range meters {
+			harness.Until(t, "more probes of "+m.name, func() (bool, any) {
+				now := m.count()
+				return now >= before[i]+n, now - before[i]
 			})
 		}
 	}
@@ -196,14 +186,14 @@ func TestBackendsWithOneCheckAreProbedOnce(t *testing.T) {
 	gaps("the last reference")
 	clock.more(t, 4)
 	for _, m := range meters {
-		if n, _ := m.counts(); n > 0 {
+		if n := m.count(); n > 0 {
 			t.Errorf("%d probes of %s without a reference", n, m.name)
 		}
 	}
 	// The first reference back is probed at once: its interval is too long to wait for.
 	p.put("probes/p", `{"interval":"1h","window":1,"threshold":1}`, "backends/b3", at(meters[3].Socket, `"probe":"p"`))
 	p.waitNamed("b3", "healthy")
-	if n, _ := meters[3].counts(); n != 1 {
+	if n := meters[3].count(); n != 1 {
 		t.Errorf("%d probes, want 1", n)
 	}
 }
