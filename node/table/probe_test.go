@@ -311,6 +311,26 @@ func TestAChecksProberOutlivesItsBackendIfAnotherHasIt(t *testing.T) {
 	}
 }
 
+// The queue of a backend that is sick no more because its probe is gone is open.
+func TestDeletedProbeOpensTheQueue(t *testing.T) {
+	t.Parallel()
+	a, _ := probed()
+	f := &fixture{t: t, Applier: a, created: map[string]int64{}}
+	b := f.put("backends/a", `{"host":"127.0.0.1","max_connections":1,"wait_limit":1,"wait_timeout":"1h","probe":"p"}`, "probes/p", `{}`).Lookup("a").Backend
+	if err := b.Runtime.Acquire(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := b.Runtime.Acquire(over); !errors.Is(err, pool.ErrSick) {
+		t.Errorf("before its first answer who would have to wait got %v, want %v", err, pool.ErrSick)
+	}
+	f.put("probes/p", "")
+	if err := b.Runtime.Acquire(over); !errors.Is(err, context.Canceled) {
+		t.Errorf("without the probe who waited got %v, want %v", err, context.Canceled)
+	}
+}
+
 // Verdicts change on the prober's goroutine, definitions and overrides on the
 // applier's. In whichever order: the queue of a backend is shut when it is sick, and
 // open when it is not.
