@@ -1,6 +1,8 @@
 package exchange
 
 import (
+	"slices"
+
 	"roster/message"
 	"roster/store"
 )
@@ -112,18 +114,17 @@ func (x *Exchange) appendRevision(fields []message.Field) []message.Field {
 	return append(fields, message.New(message.XRosterRevision, x.since(start)))
 }
 
-// Trailers drops, in place, the fields that may not come after a body: all the
+// Trailers leaves out the fields that may not come after a body: all the
 // well-known ones, since each says something that had to be known before it (RFC
 // 9110 6.5.1), and recipients who take trailers for headers must not be told who
 // the client is by the client.
 func Trailers(fields []message.Field) []message.Field {
-	kept := fields[:0]
-	for _, f := range fields {
-		if f.ID == message.Other {
-			kept = append(kept, f)
-		}
+	known := func(f message.Field) bool { return f.ID != message.Other }
+	if !slices.ContainsFunc(fields, known) {
+		return fields
 	}
-	return kept
+	// Not in place: a request that is sent again has its trailers asked for again.
+	return slices.DeleteFunc(slices.Clone(fields), known)
 }
 
 // respond makes the answer that a route gives by itself.
