@@ -33,6 +33,11 @@ func (c *client) dialCall(ctx context.Context, want pool.Request) exchange.Step 
 // requests share. Each request has its own, shorter or longer, timeout besides.
 const sessionWrites = 60 * time.Second
 
+// sessionWindow is as good as none, as in net/http: a few clients that do not read their
+// answers would use up any smaller one, and all others of the connection would wait
+// for them. Each stream's own window bounds what is kept for its client.
+const sessionWindow = 1 << 30
+
 // startSession makes an HTTP/2 session of a new connection. It waits for the
 // backend's SETTINGS: before them nobody knows how many requests it takes at once,
 // and that it speaks HTTP/2 at all. Silent backends are not asked for a sign of
@@ -42,6 +47,7 @@ func (p *Proxy) startSession(conn *pool.Conn) (pool.Session, error) {
 	h := http2.NewClient(conn, http2.Config{
 		MaxHeaderSize: p.config.Limits.MaxHead,
 		MaxFields:     p.config.Limits.MaxFields,
+		ConnWindow:    sessionWindow,
 		WriteTimeout:  sessionWrites,
 	})
 	ended := make(chan error, 1)
@@ -61,7 +67,7 @@ func (p *Proxy) startSession(conn *pool.Conn) (pool.Session, error) {
 // head.
 func (c *client) sendCall() exchange.Step {
 	var trailers []message.Field
-	if c.whole && c.request.Length < 0 {
+	if c.whole && c.request.Length != 0 {
 		trailers = c.requestTrailers()
 	}
 	scheme := "http"
@@ -88,6 +94,9 @@ func (c *client) sendCall() exchange.Step {
 
 // callHead receives the next head of the answer.
 func (c *client) callHead() exchange.Step {
+	if c.begun {
+		c.armBackend(c.timeouts.BetweenBytes)
+	}
 	for {
 		err := c.call.Head(&c.answer)
 		if err == nil {

@@ -448,10 +448,11 @@ var (
 )
 
 // extend tells if a timeout is none, since the backend has not got the whole
-// request yet, or has it for less than the first-byte timeout.
+// request yet, or has it for less than the first-byte timeout. Interim answers that it
+// has sent change nothing about that; a part of a head does.
 func (c *client) extend(err error) bool {
 	u := c.upload
-	if u == nil || c.begun || !errors.Is(err, os.ErrDeadlineExceeded) || u.awaited.Load() ||
+	if u == nil || !c.back.empty() || !errors.Is(err, os.ErrDeadlineExceeded) || u.awaited.Load() ||
 		c.timeouts.Total > 0 && c.left() <= 0 {
 		return false
 	}

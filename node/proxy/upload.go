@@ -171,7 +171,7 @@ func (c *client) pumpBody(u *upload) (f exchange.Failure) {
 // was framing only.
 func (c *client) receiveBody(u *upload) (piece []byte, end bool, f exchange.Failure) {
 	c.in.r, c.in.w = 0, 0 // what was there is sent
-	if c.body.Remaining() > smallBuffer || c.in.w == len(c.in.b) {
+	if c.body.Remaining() > smallBuffer {
 		c.in.grow(largeBuffer)
 	}
 	n, end, f := c.readBody(u)
@@ -245,7 +245,7 @@ func (c *client) readBody(u *upload) (n int, end bool, f exchange.Failure) {
 // rearmRead arms what armRead may have left for later.
 func (c *client) rearmRead(at time.Duration) {
 	if c.stream != nil {
-		c.stream.ArmRead(at - c.p.now())
+		c.stream.ArmRead(max(at-c.p.now(), 1)) // 0 would be no limit
 	} else {
 		c.setRead(at)
 	}
