@@ -28,8 +28,9 @@ type client struct {
 	p      *Proxy
 	l      *listener
 	shard  *shard
-	stream *http2.Stream // nil for a connection, which has the six below
+	stream *http2.Stream // nil for a connection, which has the seven below
 	conn   net.Conn
+	bare   net.Conn        // conn as it was accepted: that does not change
 	under  *underTLS       // below conn, if that is TLS
 	tcp    *net.TCPConn    // conn, if it is one
 	socket *net.TCPConn    // below TLS or not, nil if it is no TCP
@@ -389,7 +390,7 @@ func (c *client) giveWork() {
 // armRead sets the time until which reads wait.
 func (c *client) armRead(at time.Duration) {
 	if c.stream != nil {
-		c.stream.ArmRead(at - c.p.now())
+		c.stream.ArmRead(max(at-c.p.now(), 1)) // 0 would be no limit
 		return
 	}
 	c.reading.want = at

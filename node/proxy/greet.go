@@ -138,10 +138,13 @@ func (c *client) readNow(fd uintptr, b []byte) (n int, again, more bool, err err
 	c.under.fd, c.under.quick = fd, true
 	n, err = c.conn.Read(b)
 	c.under.quick = false
-	if err == errNothingYet {
+	switch {
+	case n > 0: // an error that comes with it comes again
+		return n, false, true, nil
+	case err == errNothingYet:
 		return 0, true, false, nil
 	}
-	return n, false, true, err
+	return 0, false, true, err
 }
 
 // speaksHTTP2 tells if HTTP/2 was agreed on, or the client begins with its preface. sure
@@ -170,6 +173,14 @@ func (p *preread) Read(b []byte) (int, error) {
 		return n, nil
 	}
 	return p.Conn.Read(b)
+}
+
+// CloseWrite is the connection's.
+func (p *preread) CloseWrite() error {
+	if half, ok := p.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return errors.ErrUnsupported
 }
 
 // serveHTTP2 serves the connection's streams until its end.

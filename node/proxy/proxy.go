@@ -228,7 +228,7 @@ func (l *listener) freeSlot() {
 
 // open registers a connection.
 func (p *Proxy) open(l *listener, conn net.Conn) *client {
-	c := &client{p: p, l: l, conn: conn}
+	c := &client{p: p, l: l, conn: conn, bare: conn}
 	c.ready = c.receive
 	c.tcp, _ = conn.(*net.TCPConn)
 	c.socket = c.tcp

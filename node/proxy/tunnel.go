@@ -16,6 +16,7 @@ import (
 // anything for the tunnel timeout.
 func (c *client) tunnel() {
 	c.status = c.x.Response.Status
+	c.keepEntry()
 	link := c.link
 	out := http1.AppendResponse(c.out[:0], &c.x.Response, c.x.ClientMinor())
 	c.out = append(out, c.back.unread()...)

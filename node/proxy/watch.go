@@ -105,7 +105,8 @@ func (c *client) nudge() {
 
 var longAgo = time.Unix(1, 0)
 
-// abort ends the connection wherever it is.
+// abort ends the connection wherever it is. What is over it, TLS, is not asked: it
+// may be about to be put there, and it takes its time to say goodbye.
 func (c *client) abort() {
 	c.aborted.Store(true)
 	if s := c.state.Load(); s > 0 && c.state.CompareAndSwap(s, cancelled) {
@@ -113,7 +114,7 @@ func (c *client) abort() {
 	}
 	c.life.end()
 	if c.stream == nil {
-		c.conn.Close()
+		c.bare.Close()
 	}
 }
 
