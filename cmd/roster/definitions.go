@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"roster/cmd/roster/internal/assign"
+	"roster/cmd/roster/internal/fleet"
 	"roster/cmd/roster/internal/manifest"
 	"roster/cmd/roster/internal/plan"
 	"roster/cmd/roster/internal/show"
@@ -140,6 +142,8 @@ func getCommand(s streams) *cobra.Command {
 		c        client
 		format   string
 		revision int64
+		verbose  bool
+		admin    string
 	)
 	cmd := &cobra.Command{
 		Use:   "get KIND [NAME]",
@@ -148,11 +152,18 @@ func getCommand(s streams) *cobra.Command {
 a slash, or one. The key of a certificate is never shown.
 
 -o yaml writes a file that roster apply reads; -o json has the revision of each value
-and, where nodes reject it, why.`,
+and, where nodes reject it, why.
+
+With -v backends are shown as a node has them, by its admin API, and etcd is not asked:
+what an operator says of each (probe: nothing), how many probes of its window are good,
+whether it gets requests, when that last changed, and the history of its probes, the
+newest to the right, as in Varnish's backend.list -p.`,
 		Example: `  roster get backends
   roster get backends team-a/
   roster get backend web-1 -o yaml
   roster get backends -o json | jq -r '.items[].name'
+  roster get backends -v
+  roster get backend web-1 -v --admin 127.0.0.1:6083
   roster get backend web-1 --revision 42`,
 		Args:              args(1, 2, "a kind and perhaps a name"),
 		ValidArgsFunction: completeKind,
@@ -169,6 +180,19 @@ and, where nodes reject it, why.`,
 				if k.Name = args[1]; strings.HasSuffix(k.Name, "/") {
 					k.Name, under = "", k.Name
 				}
+			}
+			if verbose {
+				switch {
+				case k.Kind != store.Backends:
+					return usage("-v is for backends, not for %s", k.Kind)
+				case cmd.Flags().Changed("revision"):
+					return usage("-v shows what a node has now, and no --revision")
+				case format == "yaml":
+					return usage("-v goes with -o table or json, not with yaml")
+				}
+				ctx, cancel := context.WithTimeout(cmd.Context(), c.limit())
+				defer cancel()
+				return getVerbose(ctx, s.out, admin, k.Name, under, format)
 			}
 			return c.do(cmd.Context(), func(ctx context.Context, st *store.Store) error {
 				if k.Name != "" {
@@ -191,7 +215,40 @@ and, where nodes reject it, why.`,
 	c.add(cmd.Flags())
 	outputFlag(cmd, &format, show.Formats)
 	cmd.Flags().Int64Var(&revision, "revision", 0, "as etcd had it at this revision; 0 is now")
+	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "backends with their health and its history, as a node has them")
+	cmd.Flags().StringVar(&admin, "admin", defaultAdmin, "address of that node's admin API, HOST:PORT")
 	return cmd
+}
+
+// getVerbose shows one backend, or those under a name, as a node has them.
+func getVerbose(ctx context.Context, w io.Writer, admin, name, under, format string) error {
+	raw, all := []json.RawMessage{}, []fleet.Backend{}
+	var err error
+	if name != "" {
+		var one json.RawMessage
+		var b fleet.Backend
+		one, b, err = fleet.One(ctx, admin, name)
+		if errors.Is(err, fleet.ErrNoBackend) {
+			return fmt.Errorf("the node at %s has no backend %s; roster get backends -v lists what it has", admin, name)
+		}
+		raw, all = append(raw, one), append(all, b)
+	} else {
+		err = fleet.Each(ctx, admin, under, true, func(item json.RawMessage) error {
+			var b fleet.Backend
+			err := json.Unmarshal(item, &b)
+			raw, all = append(raw, item), append(all, b)
+			return err
+		})
+	}
+	switch {
+	case err != nil:
+		return fmt.Errorf("the node at %s does not answer: %w; is it running, and its admin API there?", admin, err)
+	case format == "table":
+		return fleet.WriteList(w, all)
+	case name != "":
+		return show.JSON(w, raw[0])
+	}
+	return show.JSON(w, map[string]any{"items": raw})
 }
 
 func getOne(ctx context.Context, w io.Writer, st *store.Store, k store.Key, revision int64, format string) error {

@@ -18,21 +18,28 @@ const defaultAdmin = "127.0.0.1:6082"
 
 func statusCommand(s streams) *cobra.Command {
 	var (
-		c      client
-		admins []string
-		format string
+		c       client
+		admins  []string
+		format  string
+		verbose bool
 	)
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show what nodes serve and what etcd holds",
 		Long: `Ask nodes and etcd, and show each node's revision and digest, what it rejects and what
-refers to something missing, and the health of its backends. Nodes whose digests
-differ at one revision are named.
+refers to something missing, and the health of its backends: how many are healthy, and
+which are not and why. Nodes whose digests differ at one revision are named.
+
+Of a backend it shows, as Varnish's backend.list does, what an operator says (probe:
+nothing), how many probes of the window are good, whether it gets requests, and when that
+last changed. Of several nodes, the window is the worst and the change the newest. With
+-v each node's backends follow, with the history of their probes: as backend.list -p.
 
 The exit code is 1 if a node does not answer, is not ready or differs from the others,
 and 5 if etcd does not answer.`,
 		Example: `  roster status
   roster status --admin 127.0.0.1:6082,127.0.0.1:6083
+  roster status -v
   roster status -o json | jq .nodes[0].status.rejected`,
 		Args: args(0, 0, "no arguments"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -40,13 +47,16 @@ and 5 if etcd does not answer.`,
 				return err
 			}
 			var f fleet.Fleet
-			f.Ask(cmd.Context(), admins, c.limit())
+			f.Ask(cmd.Context(), admins, c.limit(), verbose)
 			unavailable := c.do(cmd.Context(), func(ctx context.Context, st *store.Store) error { return f.Count(ctx, st) })
 			var err error
 			if format == "json" {
 				err = show.JSON(s.out, f)
 			} else {
 				err = f.Write(s.out)
+				if verbose && err == nil {
+					err = f.WriteLists(s.out)
+				}
 			}
 			if err == nil {
 				err = unavailable
@@ -59,6 +69,7 @@ and 5 if etcd does not answer.`,
 	}
 	c.add(cmd.Flags())
 	cmd.Flags().StringSliceVar(&admins, "admin", []string{defaultAdmin}, "addresses of nodes' admin APIs, HOST:PORT,...")
+	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "with the history of each backend's probes")
 	outputFlag(cmd, &format, []string{"table", "json"})
 	return cmd
 }

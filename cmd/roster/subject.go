@@ -50,7 +50,7 @@ func readDefinition[D store.Definition](r *reader, kind store.Kind, name string)
 		r.err = err
 		return
 	}
-	d, _, err := store.Decode(k, e.Value, store.Warn)
+	d, _, err := store.Decode(k, e.Value, store.Reject)
 	if err != nil {
 		r.err = invalid(prefixed(k, err))
 		return

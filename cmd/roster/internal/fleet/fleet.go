@@ -96,24 +96,6 @@ type dangling struct {
 	Missing string `json:"missing"`
 }
 
-// Backend is what a node says of one backend.
-type Backend struct {
-	Name   string `json:"name"`
-	Health struct {
-		State string `json:"state"`
-		Admin string `json:"admin"`
-	} `json:"health"`
-	Requests struct {
-		Active int64 `json:"active"`
-		Queued int64 `json:"queued"`
-		Total  int64 `json:"total"`
-	} `json:"requests"`
-	Connections struct {
-		Active int64 `json:"active"`
-		Idle   int64 `json:"idle"`
-	} `json:"connections"`
-}
-
 // maxAnswer bounds what is read of an answer: a page of 1000 backends is well below.
 const maxAnswer = 64 << 20
 
@@ -157,48 +139,30 @@ func getJSON(ctx context.Context, admin, path string, into any) error {
 
 // Ask asks nodes at once, each for at most the time-out. What went wrong is in the
 // nodes' errors.
-func (f *Fleet) Ask(ctx context.Context, admins []string, timeout time.Duration) {
+//
+// histories: with the history of backends' probes.
+func (f *Fleet) Ask(ctx context.Context, admins []string, timeout time.Duration, histories bool) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	f.Nodes = make([]Node, len(admins))
 	var wg sync.WaitGroup
 	for i, admin := range admins {
 		f.Nodes[i].Admin = admin
-		wg.Go(func() { f.Nodes[i].ask(ctx) })
+		wg.Go(func() { f.Nodes[i].ask(ctx, histories) })
 	}
 	wg.Wait()
 }
 
-func (n *Node) ask(ctx context.Context) {
+func (n *Node) ask(ctx context.Context, histories bool) {
 	err := getJSON(ctx, n.Admin, "/v1/status", &n.Status)
 	if err == nil {
 		err = json.Unmarshal(n.Status, &n.status)
 	}
 	if err == nil {
-		n.Backends, err = backends(ctx, n.Admin)
+		n.Backends, err = backends(ctx, n.Admin, histories)
 	}
 	if err != nil {
 		n.Error = err.Error()
-	}
-}
-
-// backends reads the list page by page.
-func backends(ctx context.Context, admin string) ([]Backend, error) {
-	var all []Backend
-	path := "/v1/backends"
-	for {
-		var page struct {
-			Items []Backend `json:"items"`
-			Next  string    `json:"next"`
-		}
-		if err := getJSON(ctx, admin, path, &page); err != nil {
-			return nil, err
-		}
-		all = append(all, page.Items...)
-		if page.Next == "" {
-			return all, nil
-		}
-		path = "/v1/backends?after=" + page.Next // names need no escaping
 	}
 }
 
@@ -258,9 +222,6 @@ func (f *Fleet) Fault() error {
 	}
 	return errs.ErrorOrNil()
 }
-
-// shown is how many backends a table lists; all are in the JSON.
-const shown = 50
 
 // Write writes tables for people.
 func (f *Fleet) Write(w io.Writer) error {
@@ -329,59 +290,9 @@ func (f *Fleet) Write(w io.Writer) error {
 			fmt.Fprintf(t, "held by %s: %s\n", n.status.Node, n.status.HeldList)
 		}
 	}
+	f.writeSick(t)
 	f.writeBackends(t)
 	return t.Flush()
-}
-
-// writeBackends writes a line per backend: its health on each node, where they differ,
-// and what the nodes count together.
-func (f *Fleet) writeBackends(w io.Writer) {
-	sum := map[string]*Backend{}
-	health := map[string]map[string][]string{} // by backend and state, the nodes
-	for _, n := range f.Nodes {
-		for _, b := range n.Backends {
-			s := sum[b.Name]
-			if s == nil {
-				s = &Backend{Name: b.Name}
-				sum[b.Name], health[b.Name] = s, map[string][]string{}
-			}
-			s.Requests.Active += b.Requests.Active
-			s.Requests.Queued += b.Requests.Queued
-			s.Requests.Total += b.Requests.Total
-			s.Connections.Active += b.Connections.Active
-			s.Connections.Idle += b.Connections.Idle
-			state := b.Health.State
-			if b.Health.Admin != "" && b.Health.Admin != "auto" {
-				state += " (operator: " + b.Health.Admin + ")"
-			}
-			health[b.Name][state] = append(health[b.Name][state], n.status.Node)
-		}
-	}
-	if len(sum) == 0 {
-		return
-	}
-	fmt.Fprintln(w, "\nBACKEND\tHEALTH\tACTIVE\tQUEUED\tREQUESTS\tCONNECTIONS\tIDLE")
-	names := slices.Sorted(maps.Keys(sum))
-	for _, name := range names[:min(len(names), shown)] {
-		b := sum[name]
-		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%d\t%d\t%d\n", name, healthOf(health[name]),
-			b.Requests.Active, b.Requests.Queued, b.Requests.Total, b.Connections.Active, b.Connections.Idle)
-	}
-	if len(names) > shown {
-		fmt.Fprintf(w, "and %d more: roster status -o json has them all\n", len(names)-shown)
-	}
-}
-
-// healthOf is one state where all nodes agree, else each with its nodes.
-func healthOf(states map[string][]string) string {
-	var all []string
-	for _, state := range slices.Sorted(maps.Keys(states)) {
-		if len(states) == 1 {
-			return state
-		}
-		all = append(all, state+" on "+strings.Join(states[state], ","))
-	}
-	return strings.Join(all, "; ")
 }
 
 func yes(b bool) string {

@@ -47,7 +47,7 @@ func TestNodesThatAgreeAreNoFault(t *testing.T) {
 	a := node(t, fine, backend("web-1", "healthy", 3), backend("web-2", "sick", 0))
 	b := node(t, strings.Replace(fine, `"a"`, `"b"`, 1), backend("web-1", "healthy", 4)+","+backend("web-2", "healthy", 1))
 	var f fleet.Fleet
-	f.Ask(t.Context(), []string{a, b}, time.Minute)
+	f.Ask(t.Context(), []string{a, b}, time.Minute, false)
 	if err := f.Fault(); err != nil {
 		t.Errorf("Fault: %v", err)
 	}
@@ -60,8 +60,8 @@ func TestNodesThatAgreeAreNoFault(t *testing.T) {
 	got := strings.NewReplacer(a, "ADDRESS", b, "ADDRESS").Replace(out.String())
 	for _, want := range []string{
 		"etcd at revision 9: 2 backends",
-		"web-1    healthy                  2       0       7         2            4",
-		"web-2    healthy on b; sick on a  2       0       1         2            4",
+		"web-1    probe  0/0    healthy                  -            2       0       7         2            4",
+		"web-2    probe  0/0    healthy on b; sick on a  -            2       0       1         2            4",
 	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("%q is not in\n%s", want, got)
@@ -80,7 +80,7 @@ func TestFaultsAreNamed(t *testing.T) {
 		node(t, strings.NewReplacer(`"a"`, `"c"`, `"revision":7`, `"revision":6`, "d1", "d0", `"ready":true`, `"ready":false`).Replace(fine), ""),
 		gone.Listener.Addr().String(),
 		node(t, "what"),
-	}, time.Minute)
+	}, time.Minute, false)
 	err := f.Fault()
 	if err == nil {
 		t.Fatal("no fault")
@@ -105,7 +105,7 @@ func TestWhatNodesRejectIsShown(t *testing.T) {
 	status := strings.Replace(fine, `"rejected":[],"dangling":[]`,
 		`"rejected":[{"key":"backends/x","revision":5,"in_effect":3,"errors":["port: is 0","host: is missing"]},{"key":"backends/z","revision":6,"errors":["port: is 2"]}],"dangling":[{"key":"directors/d","missing":"web-9"}],"cycles":[{"key":"directors/d","member":"e"}],"warnings":[{"key":"probes/p","warnings":["is not run"]}],"ignored":2,"held_list":"empty"`, 1)
 	var f fleet.Fleet
-	f.Ask(t.Context(), []string{node(t, status, "")}, time.Minute)
+	f.Ask(t.Context(), []string{node(t, status, "")}, time.Minute, false)
 	f.Etcd.Invalid = []fleet.Invalid{
 		{Key: "backends/x", Revision: 5, Errors: []string{"port: is 0"}},
 		{Key: "backends/y", Revision: 6, Errors: []string{"port: is 1"}},
@@ -141,7 +141,7 @@ func TestAskGivesUpInTime(t *testing.T) {
 	t.Cleanup(s.Close)
 	t.Cleanup(func() { close(silent) })
 	var f fleet.Fleet
-	f.Ask(t.Context(), []string{s.Listener.Addr().String()}, time.Millisecond)
+	f.Ask(t.Context(), []string{s.Listener.Addr().String()}, time.Millisecond, false)
 	if f.Nodes[0].Error == "" {
 		t.Error("a node that never answers has no error")
 	}
