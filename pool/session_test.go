@@ -106,12 +106,6 @@ func (s *starter) start(c *Conn) (Session, error) {
 	return f, nil
 }
 
-func (s *starter) count() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.made)
-}
-
 func (s *starter) all() []*fakeSession {
 	s.mu.Lock()
 	defer s.mu.Unlock()
