@@ -29,6 +29,7 @@ type probed struct {
 	probes          *harness.Socket
 
 	ill   atomic.Bool
+	hold  sync.Mutex // answers to probes wait for it
 	mu    sync.Mutex
 	asked []string // the probes' targets
 }
@@ -46,6 +47,8 @@ func startProbed(t *testing.T, name string) *probed {
 		o.mu.Lock()
 		o.asked = append(o.asked, m.Target())
 		o.mu.Unlock()
+		o.hold.Lock()
+		o.hold.Unlock()
 		if o.ill.Load() || strings.HasPrefix(m.Target(), "/ill") {
 			io.WriteString(w, bad)
 		} else {

@@ -380,7 +380,7 @@ func (c *callers) onlyWell(t *testing.T, what string) {
 func TestRestartSendsNothingToTheSickAndLosesNothingToTheHealthy(t *testing.T) {
 	t.Parallel()
 	etcd := harness.StartEtcd(t)
-	startSite(t, func(key, value string) { etcd.Put(key, value) })
+	s := startSite(t, func(key, value string) { etcd.Put(key, value) })
 	node := harness.StartNode(t, harness.NodeConfig{Etcd: etcd.Endpoints()})
 	clients := startCallers(t, 4, node.Address())
 	clients.more(t, 50)
@@ -392,6 +392,34 @@ func TestRestartSendsNothingToTheSickAndLosesNothingToTheHealthy(t *testing.T) {
 	node.Restart()
 	clients.more(t, 50)
 	clients.onlyWell(t, "killed")
+
+	// Who comes while the first answers are not there yet waits for them.
+	node.Kill()
+	rev := etcd.Revision()
+	s.well.hold.Lock()
+	node.Start()
+	harness.Until(t, "the definitions to be applied", func() (bool, any) {
+		a, err := http.Get(node.AdminURL() + "/v1/status")
+		if err != nil {
+			return false, err
+		}
+		defer a.Body.Close()
+		var status harness.Status
+		err = json.NewDecoder(a.Body).Decode(&status)
+		return status.Seen >= rev, status
+	})
+	if node.Status().Ready {
+		t.Error("ready without an answer to a probe")
+	}
+	c := harness.Dial(t, "tcp", node.Address())
+	c.Send(get("/", ""))
+	s.well.hold.Unlock()
+	want(t, c.Response(), "well")
+	clients.more(t, 50)
+	clients.onlyWell(t, "started with slow probes")
+	if n := s.sick.Opened(); n != 0 {
+		t.Errorf("%d connections for requests to the sick backend, want none", n)
+	}
 }
 
 // TestListAfterCompactionKeepsVerdicts cuts a node off etcd until what it missed is
@@ -423,6 +451,9 @@ func TestListAfterCompactionKeepsVerdicts(t *testing.T) {
 	s.well.more(t, 3)
 	clients.more(t, 50)
 	clients.onlyWell(t, "listed again")
+	if n := s.sick.Opened(); n != 0 {
+		t.Errorf("%d connections for requests to the sick backend, want none", n)
+	}
 	now := p.namedHealth("well")
 	if !now.Since.Equal(before.Since) || now.Probe.Probes <= before.Probe.Probes+3 {
 		t.Errorf("the history is another: %+v, before %+v", now, before)
@@ -484,6 +515,17 @@ func TestTransitionsAreEventsAndCountedAndLogged(t *testing.T) {
 	}
 	if n := p.Metric("roster_health_transitions_total"); n != 3 {
 		t.Errorf("%v transitions, want 3:\n%s", n, probeMetrics(p))
+	}
+	for _, gauge := range []string{"roster_backend_probe_good", "roster_backend_probe_last_run_age_seconds"} {
+		if !strings.Contains(p.AdminGet("/metrics").Body, gauge+`{backend="x/b"} `) {
+			t.Errorf("no %s:\n%s", gauge, probeMetrics(p))
+		}
+	}
+	for text, times := range map[string]int{`msg="went healthy" backend=x/b`: 2, `msg="went sick" backend=x/b stage=status text="HTTP/1.1 500 Sick, want 200"`: 1} {
+		harness.Until(t, text, func() (bool, any) {
+			n := strings.Count(p.Log(), text)
+			return n == times, n
+		})
 	}
 }
 
