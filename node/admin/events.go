@@ -144,13 +144,16 @@ func (e *Events) take(s *subscriber) (events [][]byte) {
 }
 
 func (e *Events) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "text/event-stream")
+	if r.Method == http.MethodHead {
+		return
+	}
 	s := e.subscribe()
 	if s == nil {
 		fail(w, http.StatusServiceUnavailable, "%d clients have events sent already", maxSubscribers)
 		return
 	}
 	defer e.unsubscribe(s)
-	w.Header().Set("Content-Type", "text/event-stream")
 	control := http.NewResponseController(w)
 	control.SetWriteDeadline(time.Now().Add(writeTimeout)) // an error: it has none in tests
 	if control.Flush() != nil {

@@ -59,6 +59,54 @@ func BenchmarkApplyOneChange(b *testing.B) {
 	}
 }
 
+// One put of a backend that is probed: other fields, so that its check stays; its
+// address, so that it has another one.
+func BenchmarkApplyOneProbed(b *testing.B) {
+	const n = 10_000
+	for _, what := range []struct{ name, other string }{
+		{"check stays", strings.Replace(address(n/2), "}", `,"max_connections":9}`, 1)},
+		{"check changes", `{"host":"10.9.9.9"}`},
+	} {
+		b.Run(what.name, func(b *testing.B) {
+			a, _ := probed()
+			a.Apply(backends(b, n))
+			a.Apply(watcher.Change{Revision: 2, Puts: []watcher.Item{decode(b, store.Key{Kind: store.Probes, Name: "default"}, `{}`, 2, 2)}})
+			key := store.Key{Kind: store.Backends, Name: fmt.Sprintf("web-%06d", n/2)}
+			items := [2]watcher.Item{decode(b, key, address(n/2), 1, 2), decode(b, key, what.other, 1, 3)}
+			runtime.GC()
+			revision := int64(2)
+			b.ReportAllocs()
+			for b.Loop() {
+				revision++
+				item := items[revision%2]
+				item.ModRevision = revision
+				a.Apply(watcher.Change{Revision: revision, Puts: []watcher.Item{item}})
+			}
+		})
+	}
+}
+
+// The default probe changed in place, with backends at addresses of their own that all
+// follow it.
+func BenchmarkApplyDefaultProbe(b *testing.B) {
+	for _, n := range []int{1_000, 100_000} {
+		b.Run(fmt.Sprintf("backends=%d", n), func(b *testing.B) {
+			a, _ := probed()
+			a.Apply(backends(b, n))
+			key := store.Key{Kind: store.Probes, Name: "default"}
+			items := [2]watcher.Item{decode(b, key, `{"url":"/a"}`, 1, 2), decode(b, key, `{"url":"/b"}`, 1, 3)}
+			runtime.GC()
+			revision := int64(2)
+			for b.Loop() {
+				revision++
+				item := items[revision%2]
+				item.ModRevision = revision
+				a.Apply(watcher.Change{Revision: revision, Puts: []watcher.Item{item}})
+			}
+		})
+	}
+}
+
 // One backend deleted and created again.
 func BenchmarkApplyDeleteAndCreate(b *testing.B) {
 	for _, n := range []int{10, 1_000, 10_000, 100_000} {
