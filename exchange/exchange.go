@@ -75,6 +75,7 @@ type Exchange struct {
 	stream     bool // HTTP/2: the client has other requests on its connection
 	upgrade    bool // an upgrade was asked for, and was sent on
 	clientKept bool // client holds the client's address
+	routed     bool // by the table of revision
 	built      bool // Request is made, but for what the backend decides
 	closing    bool // the client's connection ends with this answer
 	fresh      bool // no reused connection any more
@@ -255,7 +256,7 @@ func (x *Exchange) Waited() Step { return Route }
 // Routed reports the route that the request takes, nil for the default rule, and
 // the revision of the table that said so.
 func (x *Exchange) Routed(route *store.Route, revision int64) Step {
-	x.route, x.revision = route, revision
+	x.route, x.revision, x.routed = route, revision, true
 	if route != nil && route.Respond != nil {
 		return x.respond(route.Respond)
 	}
@@ -321,10 +322,6 @@ func (x *Exchange) BodyGone() {
 // CloseClient makes the answer, if its head is still to come, the last one on the
 // client's connection.
 func (x *Exchange) CloseClient() { x.closing = true }
-
-// HeadSent tells whether an answer's head was handed out, so that a failure can
-// only cut the connection.
-func (x *Exchange) HeadSent() bool { return x.sentHead }
 
 // Reset tells how to cut the connection: by RST where the end of the
 // connection would be the end of the body, else by closing it.

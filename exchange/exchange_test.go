@@ -127,6 +127,8 @@ func TestRequestFields(t *testing.T) {
 		{"who the client is", request("X-Forwarded-For: 6.6.6.6", "X-Forwarded-Proto: https", "X-Forwarded-Host: evil", "X-Forwarded-Port: 1", "X-Forwarded-Server: e", "Forwarded: for=6.6.6.6", "X-Request-Id: mine"),
 			[]string{"X-Forwarded-For: 192.0.2.1", "X-Forwarded-Proto: http", "X-Forwarded-Host: h.test", "Forwarded: for=192.0.2.1;host=h.test;proto=http"},
 			[]string{"6.6.6.6", "evil", "X-Forwarded-Port", "X-Forwarded-Server", "mine"}},
+		{"who the client is, with underscores", request("X_Forwarded_For: 6.6.6.6", "x-forwarded_proto: https", "X_Request_Id: mine", "X_Any: y", "X_Forwarded_Anything_That_Is_Longer_Than_All: z"),
+			[]string{"X_Any: y"}, []string{"6.6.6.6", "https", "mine", "Anything"}},
 		{"Host with a port", "GET / HTTP/1.1\r\nHost: h.test:81\r\n\r\n", []string{"Host: h.test:81", `Forwarded: for=192.0.2.1;host="h.test:81";proto=http`}, nil},
 		{"absolute-form", "GET http://other.test/x HTTP/1.1\r\nHost: h.test\r\n\r\n", []string{"GET /x HTTP/1.1", "Host: other.test", "X-Forwarded-Host: other.test"}, []string{"h.test\r\nHost"}},
 		{"empty Host", "GET / HTTP/1.1\r\nHost:\r\n\r\n", []string{"Host: backend.test"}, []string{"X-Forwarded-Host"}},
@@ -333,7 +335,12 @@ func TestFailures(t *testing.T) {
 		{Failure{Kind: Busy}, "503 connection_limit_reached", "503"},
 		{Failure{Kind: Sick}, "503 destination_unavailable", "503"},
 		{Failure{Kind: Refused}, "502 connection_refused", "503"},
-		{Failure{Kind: Refused, Type: "tls_certificate_error"}, "502 tls_certificate_error", "503"},
+		{Failure{Kind: Unroutable}, "502 destination_ip_unroutable", "503"},
+		{Failure{Kind: Unresolved}, "502 dns_error", "503"},
+		{Failure{Kind: Prohibited}, "502 destination_ip_prohibited", "503"},
+		{Failure{Kind: Handshake}, "502 tls_protocol_error", "503"},
+		{Failure{Kind: Handshake, Type: "tls_certificate_error"}, "502 tls_certificate_error", "503"},
+		{Failure{Kind: Local}, "502 proxy_internal_error", "503"},
 		{Failure{Kind: ConnectTimeout}, "504 connection_timeout", "503"},
 		{Failure{Kind: Closed}, "502 connection_terminated", "503"},
 		{Failure{Kind: Incomplete}, "502 http_response_incomplete", "503"},
@@ -625,4 +632,19 @@ func TestConfigValidate(t *testing.T) {
 	if err == nil || strings.Count(err.Error(), "*") != 3 {
 		t.Errorf("got %v, want three faults", err)
 	}
+}
+
+// TestEachAnswerNamesItsRevision, a failure too, once a table has routed the request.
+func TestEachAnswerNamesItsRevision(t *testing.T) {
+	t.Parallel()
+	p := newPlay(t, Config{RevisionHeader: true}, "192.0.2.1")
+	p.step(p.begin(plainGet), Route)
+	p.step(p.x.Routed(nil, 17), Pick)
+	p.step(p.x.Failed(Failure{Kind: NoBackend}), Reply)
+	check(t, p.response(), []string{"X-Roster-Revision: 17"}, nil)
+
+	p = newPlay(t, Config{RevisionHeader: true, MinRevisionWait: 1}, "192.0.2.1")
+	p.step(p.begin("GET / HTTP/1.1\r\nHost: h\r\nX-Min-Revision: 99\r\n\r\n"), Revision)
+	p.step(p.x.Failed(Failure{Kind: Stale}), Reply)
+	check(t, p.response(), nil, []string{"X-Roster-Revision"})
 }

@@ -19,7 +19,12 @@ const (
 	NoBackend           // none, none healthy, or a dangling reference
 	Busy                // no slot, and no place in the queue or no turn in time
 	Sick                // went sick or was deleted while the request waited
-	Refused             // no connection, for a reason of its own in Failure.Type
+	Refused             // nobody listens there
+	Unroutable          // no way to the backend's network or host
+	Unresolved          // its name has no known address
+	Prohibited          // it is where no backend may be
+	Handshake           // TLS, or what comes before requests, failed
+	Local               // a fault of this machine: ports, descriptors
 	ConnectTimeout      // no connection in time
 	Closed              // the connection ended before any byte of the answer
 	Incomplete          // it ended within the answer's head
@@ -54,6 +59,11 @@ var kindInfo = [kinds]struct {
 	Busy:           {"busy", "connection_limit_reached", "the backend is busy", 503, true},
 	Sick:           {"sick", "destination_unavailable", "the backend went away while the request waited", 503, true},
 	Refused:        {"refused", "connection_refused", "no connection to the backend", 502, true},
+	Unroutable:     {"unroutable", "destination_ip_unroutable", "no way to the backend", 502, true},
+	Unresolved:     {"unresolved", "dns_error", "the backend's name is not known", 502, true},
+	Prohibited:     {"prohibited", "destination_ip_prohibited", "the backend's address is not allowed", 502, true},
+	Handshake:      {"handshake", "tls_protocol_error", "no secure connection to the backend", 502, true},
+	Local:          {"local", "proxy_internal_error", "the proxy cannot connect", 502, true},
 	ConnectTimeout: {"connect_timeout", "connection_timeout", "no connection to the backend in time", 504, true},
 	Closed:         {"closed", "connection_terminated", "the backend closed the connection", 502, true},
 	Incomplete:     {"incomplete", "http_response_incomplete", "the backend's answer is incomplete", 502, true},
@@ -70,7 +80,7 @@ func (k Kind) String() string { return kindInfo[k].name }
 
 // Backend says whether it is the fault of the backend that was asked, rather
 // than that of the client, of the proxy, or nobody's.
-func (k Kind) Backend() bool { return kindInfo[k].backend && k > Sick }
+func (k Kind) Backend() bool { return kindInfo[k].backend && k > Sick && k != Local }
 
 // Failure is one thing that went wrong. Status and Type are given where the kind
 // leaves them open; zero means the kind's own.
@@ -136,7 +146,7 @@ func (x *Exchange) another(f Failure) bool {
 		return !x.bodyGone
 	}
 	switch f.Kind {
-	case Busy, Sick, Refused, ConnectTimeout:
+	case Busy, Sick, Refused, Unroutable, Unresolved, Prohibited, Handshake, Local, ConnectTimeout:
 		return !x.bodyGone
 	case Closed, Incomplete, WriteTimeout, FirstByte, BetweenBytes, BadAnswer:
 		return x.repeatable()
@@ -182,6 +192,7 @@ func (x *Exchange) error(f Failure) Step {
 	x.field(contentType, plainText)
 	x.field(proxyStatus, status)
 	x.field(xRequestID, x.requestID)
+	x.Response.Fields = x.appendRevision(x.Response.Fields)
 	if f.Kind == Stale || f.Kind == Busy {
 		x.field(retryAfter, one)
 	}

@@ -70,6 +70,28 @@ func (n nominated) has(name []byte) bool {
 	return false
 }
 
+// poses says whether a name is one that says who the client is, but for "_" in the
+// place of "-": applications that turn both into one name (CGI, WSGI) would take it
+// for what this proxy says.
+func poses(name []byte) bool {
+	if bytes.IndexByte(name, '_') < 0 {
+		return false
+	}
+	var dashed [32]byte
+	n := copy(dashed[:], name)
+	for i, c := range dashed[:n] {
+		if c == '_' {
+			dashed[i] = '-'
+		}
+	}
+	switch message.Lookup(dashed[:n]) {
+	case message.XForwardedFor, message.XForwardedHost, message.XForwardedPort, message.XForwardedProto,
+		message.XForwardedOther, message.XRequestID:
+		return true
+	}
+	return false
+}
+
 // passes counts the proxies of the name in the value of a Via field: each element
 // is received-protocol RWS received-by [ RWS comment ] (RFC 9110 7.6.3). own says
 // that the comment of one is this process's. A comment with commas in it cannot

@@ -34,7 +34,7 @@ func (x *Exchange) build() {
 		}
 		switch f.ID {
 		case message.Other:
-			if len(x.nominated) > 0 && x.nominated.has(f.Name) {
+			if len(x.nominated) > 0 && x.nominated.has(f.Name) || poses(f.Name) {
 				continue
 			}
 		case message.Host, message.XRequestID:

@@ -106,7 +106,7 @@ func (x *Exchange) answer(in *message.Response) {
 }
 
 func (x *Exchange) appendRevision(fields []message.Field) []message.Field {
-	if !x.policy.config.RevisionHeader || x.route == nil && x.def == nil {
+	if !x.policy.config.RevisionHeader || !x.routed {
 		return fields
 	}
 	start := len(x.scratch)
