@@ -222,14 +222,14 @@ var errClosed = fmt.Errorf("http2: connection closed: %w", io.ErrUnexpectedEOF)
 func (c *Conn) end(err error) error {
 	var protocol *connError
 	c.mu.Lock()
-	orderly := c.closing || c.err == errClosed
+	left := errors.Is(err, io.EOF) && len(c.streams) == 0 // also if our last words did not reach it
+	orderly := left || c.closing || c.err == errClosed
 	switch {
 	case errors.As(err, &protocol):
 	case c.err != nil: // the connection broke for another reason, and reading because of that
 		err = c.err
 	case errors.Is(err, io.EOF):
-		if len(c.streams) == 0 {
-			orderly = true
+		if left {
 			c.settle(time.Now().Add(lingerTimeout)) // the peer may still read what it asked for
 		}
 		err = errClosed
@@ -404,6 +404,9 @@ func (c *Conn) Active() int {
 // Done is closed when the connection has ended. After GOAWAY that is when its last
 // stream has; Reserve is false from the start.
 func (c *Conn) Done() <-chan struct{} { return c.done }
+
+// RemoteAddr is where the connection leads.
+func (c *Conn) RemoteAddr() net.Addr { return c.nc.RemoteAddr() }
 
 // Ready is closed when the peer's SETTINGS have come: from then on it is known that
 // it speaks HTTP/2, and how many streams it takes at once.

@@ -19,7 +19,6 @@ const (
 	Cancel          uint32 = 0x8
 	Compression     uint32 = 0x9
 	EnhanceYourCalm uint32 = 0xb
-	HTTP11Required  uint32 = 0xd
 )
 
 // A ResetError says that a stream ended early, and not with its connection.
