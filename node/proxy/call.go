@@ -23,6 +23,7 @@ func (c *client) dialCall(ctx context.Context, want pool.Request) exchange.Step 
 		return c.fail(c.notConnected(err))
 	}
 	c.session, c.reserved = s.(*http2.Conn), true
+	c.noteAddress(c.session)
 	if c.gone() || c.aborted.Load() {
 		return c.fail(exchange.Failure{Kind: exchange.ClientGone})
 	}

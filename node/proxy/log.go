@@ -111,7 +111,7 @@ func (c *client) log(now time.Duration) {
 }
 
 // noteAddress notes to where the connection of the backend leads.
-func (c *client) noteAddress(conn net.Conn) {
+func (c *client) noteAddress(conn interface{ RemoteAddr() net.Addr }) {
 	if c.p.config.AccessLog != nil {
 		c.address = addrPort(conn.RemoteAddr())
 	}
