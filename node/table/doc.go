@@ -11,9 +11,18 @@
 // # Runtime objects
 //
 // Only the Applier creates and releases what outlives a table: a backend's
-// [Runtime] (limit and counters, by name) and its reference to a pool (by
-// address). Both are carried from table to table by identity. A removed
-// backend finishes its requests and then owns nothing.
+// [Runtime] (limit and counters, by name), its reference to a pool (by
+// address) and that to a prober (by check; see [Applier.Probe]). All are carried
+// from table to table by identity. A removed backend finishes its requests and
+// then owns nothing.
+//
+// # Health
+//
+// Whether a backend is available is the operator's word, else its probe's verdict,
+// which changes without a new table: [Slot.Available] asks for that of now. A
+// definition that changes the check gets a reference of its own, which begins with
+// the verdict of the older one; so no request sees one definition with the verdict
+// on another. The queue of a sick backend is shut.
 //
 // # Concurrency
 //
