@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -519,6 +522,16 @@ func TestTransitionsAreEventsAndCountedAndLogged(t *testing.T) {
 	for _, gauge := range []string{"roster_backend_probe_good", "roster_backend_probe_last_run_age_seconds"} {
 		if !strings.Contains(p.AdminGet("/metrics").Body, gauge+`{backend="x/b"} `) {
 			t.Errorf("no %s:\n%s", gauge, probeMetrics(p))
+		}
+	}
+	page, err := os.ReadFile(filepath.Join(harness.Root(t), "docs", "PROBES.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := p.AdminGet("/metrics").Body
+	for _, name := range regexp.MustCompile("`(roster_[a-z_]+)`").FindAllStringSubmatch(string(page), -1) {
+		if !strings.Contains(all, "# HELP "+name[1]+" ") {
+			t.Errorf("docs/PROBES.md names %s, which there is not", name[1])
 		}
 	}
 	for text, times := range map[string]int{`msg="went healthy" backend=x/b`: 2, `msg="went sick" backend=x/b stage=status text="HTTP/1.1 500 Sick, want 200"`: 1} {
