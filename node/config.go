@@ -60,6 +60,7 @@ type Config struct {
 	// ReadyTimeout is how long, after the first table, the node waits to be ready for
 	// the first answers of that table's probes. Zero: not.
 	ReadyTimeout time.Duration
+	firstAnswers time.Duration // zero: the constant; for tests
 	// DrainDelay is how long, after Run's context ends, connections are still
 	// accepted, so that balancers see that the node is not ready. Zero: not.
 	DrainDelay time.Duration
@@ -159,6 +160,9 @@ func (c Config) Validate() error {
 func (c Config) withDefaults() Config {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.firstAnswers == 0 {
+		c.firstAnswers = firstAnswers
 	}
 	if c.ID == "" {
 		c.ID = defaultID(c.Listen[0])

@@ -166,6 +166,26 @@ func TestReadyTimeoutBoundsTheWaitForProbes(t *testing.T) {
 	}
 }
 
+// Clients of a node that starts do not wait for all probes for ever: those that have
+// answered count.
+func TestClientsOfANodeThatStartsAreAnsweredInTheEnd(t *testing.T) {
+	t.Parallel()
+	etcd := storetest.Etcd(t)
+	slow, fine := newChecked(t, 200), newChecked(t, 200)
+	defer close(slow.hold)
+	writer{t: t, client: etcd.Client()}.put(
+		"backends/slow", slow.definition(strings.Replace(once, "/up", "/up/slow", 1)), "routes/slow", `{"match":{"path":"/slow"},"backend":"slow"}`,
+		"backends/default", fine.definition(once))
+	n := run(t, etcd, withReadyTimeout(patience), func(c *Config) { c.firstAnswers = time.Nanosecond })
+	if got := n.get("/slow"); got != 503 {
+		t.Errorf("a backend that has not answered: %d, want 503", got)
+	}
+	n.untilHealth("default", true)
+	if got := n.get("/"); got != 200 || n.Ready() {
+		t.Errorf("a backend that has answered: %d, want 200; ready %v", got, n.Ready())
+	}
+}
+
 // The operator's word is above the verdict while it is there, and the probe goes on
 // below it.
 func TestOverrideIsAboveTheVerdict(t *testing.T) {
@@ -476,7 +496,7 @@ func TestTransitionsAreTold(t *testing.T) {
 	for _, want := range []string{
 		"roster_probers 1", `roster_health_transitions_total{to="sick"} 1`, `roster_backend_available{backend="a"} 0`,
 		`roster_backend_probe_good{backend="a"} 0`, `roster_probes_total{result="bad"}`, `roster_probe_lateness_seconds_count`,
-		`roster_backend_probe_last_run_age_seconds{backend="a"} 0.0`, `roster_backend_probe_response_seconds{backend="a"} `,
+		`roster_backend_probe_last_run_age_seconds{backend="a"} `, `roster_backend_probe_response_seconds{backend="a"} `,
 	} {
 		if !strings.Contains(string(b), want) {
 			t.Errorf("no %s in the metrics", want)

@@ -267,7 +267,7 @@ func (n *Node) serve(ctx, below context.Context, listeners []proxy.Listener) err
 	case <-n.applied:
 		select {
 		case <-n.ready:
-		case <-time.After(firstAnswers):
+		case <-time.After(n.config.firstAnswers):
 			log.Warn("no answer to some probes yet: their backends count as sick")
 		case <-ctx.Done():
 			return nil

@@ -42,6 +42,7 @@ func run(t testing.TB, etcd *storetest.Member, change ...func(*Config)) *running
 		Admin:        "127.0.0.1:0",
 		Store:        store.Config{Endpoints: []string{etcd.Endpoint()}},
 		DrainTimeout: patience,
+		firstAnswers: patience,
 	}
 	for _, f := range change {
 		f(&c)
