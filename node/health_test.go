@@ -337,9 +337,7 @@ func TestProbesAreMadeForNewChecksOnly(t *testing.T) {
 		t.Errorf("the history has %d probes, want 1", s.Probes)
 	}
 	w.put("backends/b", "")
-	if s := n.probers.Stats(); s.Probers != 0 || s.Running != 0 {
-		t.Errorf("with nobody to refer to it: %d probers, %d probes running", s.Probers, s.Running)
-	}
+	until(t, "the check to be given up", func() bool { return n.probers.Stats().Probers == 0 })
 	w.put("backends/b", o.definition(once))
 	n.untilHealth("b", true)
 	if got := o.probes.Load(); got != 2 {
