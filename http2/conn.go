@@ -80,11 +80,12 @@ type Conn struct {
 	// writing is not set.
 	out       *buffer
 	writing   bool
-	answers   int       // bytes in out that answer the peer's frames
-	full      []*Stream // wait for room in out
-	quiet     sync.Cond // writing became false
-	sizeSaid  bool      // that we use no dynamic table
-	writeTill time.Time // the deadline set; of who is writing
+	answers   int           // bytes in out that answer the peer's frames
+	full      []*Stream     // wait for room in out
+	quiet     sync.Cond     // writing became false
+	sizeSaid  bool          // that we use no dynamic table
+	writeTill time.Time     // the deadline set; of who is writing
+	pace      time.Duration // of the last Send, see ArmWrite
 
 	idleSince int64
 	pingAt    int64  // when to look whether anything was received; 0: no stream was open

@@ -213,6 +213,7 @@ func (s *Stream) Send(head *message.Response, data []byte, end bool, trailers []
 	if err := s.sendErr(); err != nil {
 		return err
 	}
+	c.pace = s.sendTime
 	if head != nil {
 		start := c.startHeaders()
 		c.out.b = appendResponse(c.out.b, head)
@@ -450,7 +451,8 @@ func (s *Stream) ArmRead(d time.Duration) {
 }
 
 // ArmWrite bounds Send to d without progress: from now, or from when the last
-// bytes were taken. Zero means no limit.
+// bytes were taken. Zero means no limit. If it is the connection that takes no byte
+// for that long (up to a quarter more), the connection has ended.
 func (s *Stream) ArmWrite(d time.Duration) {
 	c := s.c
 	c.mu.Lock()

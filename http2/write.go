@@ -212,8 +212,12 @@ func (c *Conn) writeOut() (done bool, err error) {
 	if err = c.err; c.out != nil && err == nil {
 		out := c.out
 		c.out, c.answers = nil, 0
+		limit := c.cfg.WriteTimeout
+		if c.pace > 0 && (limit == 0 || c.pace < limit) {
+			limit = c.pace
+		}
 		c.mu.Unlock()
-		err = c.write(out.b)
+		err = c.write(out.b, limit)
 		out.free()
 		c.mu.Lock()
 		if err != nil {
@@ -253,15 +257,17 @@ func (c *Conn) half() {
 	c.nc.Close()
 }
 
-func (c *Conn) write(p []byte) error {
+// write writes p. Who accepts no byte of it within the limit is lost to all streams.
+func (c *Conn) write(p []byte, limit time.Duration) error {
 	for len(p) > 0 {
 		part := p
 		if c.tls && len(part) > record {
 			part = p[:record] // one write of the socket, each with its time limit
 		}
-		if limit := c.cfg.WriteTimeout; limit > 0 && !c.hurry.Load() {
+		if limit > 0 && !c.hurry.Load() {
 			// Set ahead, so that it need not be set each time.
-			if now := time.Now(); c.writeTill.Sub(now) < limit {
+			now := time.Now()
+			if left := c.writeTill.Sub(now); left < limit || left > limit+limit/4 {
 				c.writeTill = now.Add(limit + limit/4)
 				c.nc.SetWriteDeadline(c.writeTill)
 			}
