@@ -48,8 +48,9 @@ func startProbed(t *testing.T, name string) *probed {
 		o.asked = append(o.asked, m.Target())
 		o.mu.Unlock()
 		o.hold.Lock()
+		ill := o.ill.Load()
 		o.hold.Unlock()
-		if o.ill.Load() || strings.HasPrefix(m.Target(), "/ill") {
+		if ill || strings.HasPrefix(m.Target(), "/ill") {
 			io.WriteString(w, bad)
 		} else {
 			io.WriteString(w, closed)

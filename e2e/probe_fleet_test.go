@@ -409,7 +409,7 @@ func TestRestartSendsNothingToTheSickAndLosesNothingToTheHealthy(t *testing.T) {
 		defer a.Body.Close()
 		var status harness.Status
 		err = json.NewDecoder(a.Body).Decode(&status)
-		return status.Seen >= rev, status
+		return err == nil && status.Seen >= rev, status
 	})
 	if node.Status().Ready {
 		t.Error("ready without an answer to a probe")

@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -52,6 +53,7 @@ type probeHealth struct {
 	Since                   time.Time
 	Probes                  int
 	Stage, Text             string
+	Rows                    []struct{ Name, Row string }
 }
 
 // why says where the last probe failed, and why.
@@ -322,6 +324,48 @@ var probeAnswerTests = []planeTest{
 					t.Errorf("reason %q, want %q in it", h.Probe.why(), test.reason)
 				}
 			})
+		}
+	}},
+	{"the registers of one probe, in Varnish's letters", func(t *testing.T, p *plane) {
+		six := func(t testing.TB) *harness.Socket { return harness.ListenAt(t, "tcp", "[::1]:0") }
+		for name, test := range map[string]struct {
+			listen func(testing.TB) *harness.Socket
+			answer func(*harness.Wire)
+			want   string
+		}{
+			"good":     {harness.Listen, func(w *harness.Wire) { answerProbe(w, true) }, "4XRH"},
+			"unix":     {harness.ListenUnix, func(w *harness.Wire) { answerProbe(w, true) }, "UXRH"},
+			"six":      {six, func(w *harness.Wire) { answerProbe(w, true) }, "6XRH"},
+			"status":   {harness.Listen, func(w *harness.Wire) { answerProbe(w, false) }, "4XR"},
+			"reset":    {harness.Listen, (*harness.Wire).Reset, "4Xr"},
+			"no-close": {harness.Listen, func(w *harness.Wire) { w.Send(closed); w.End() }, "4Xr"},
+		} {
+			if name == "six" {
+				l, err := net.Listen("tcp", "[::1]:0")
+				if err != nil {
+					continue // a machine without
+				}
+				l.Close()
+			}
+			origin := test.listen(t)
+			p.backend(name, at(origin, oneProbe(strings.HasSuffix(test.want, "H"), `"timeout":"1s"`)))
+			w := origin.Accept()
+			w.Request()
+			test.answer(w)
+			p.waitHealth(name, verdict(strings.HasSuffix(test.want, "H")))
+			got := ""
+			for _, row := range p.health(name).Probe.Rows {
+				switch row.Row[63] {
+				case row.Name[0]:
+					got += row.Name
+				case '-':
+				default:
+					t.Errorf("%s: row %q of %s", name, row.Row, row.Name)
+				}
+			}
+			if got != test.want {
+				t.Errorf("%s: %s, want %s", name, got, test.want)
+			}
 		}
 	}},
 	{"nobody listens", func(t *testing.T, p *plane) {
