@@ -40,7 +40,8 @@
 //	connect      from then until there was a connection; a reused one takes no time
 //	first_byte   from time to the first byte of the backend's answer
 //	total        from time to the answer's end
-//	error        what went wrong
+//	error        what went wrong, in a word (docs/LISTENERS.md lists them)
+//	cause        why there was no connection to the backend
 //	request_id   X-Request-Id
 //	revision     that of the table that routed the request
 //

@@ -37,8 +37,8 @@ type Entry struct {
 	// not come so far.
 	Queue, Connect, FirstByte, Total time.Duration
 
-	// Error is what went wrong.
-	Error string
+	// Error is what went wrong, in a word; Cause is what the system said of it.
+	Error, Cause string
 	// Revision is that of the table that routed the request.
 	Revision int64
 }
@@ -54,5 +54,5 @@ const (
 	// maxRest bounds what a line has besides: names, numbers, addresses.
 	maxRest = 1 << 10
 	// maxLine bounds a line.
-	maxLine = maxRest + maxEscape*(maxTarget+2*maxText+8*maxName)
+	maxLine = maxRest + maxEscape*(maxTarget+2*maxText+9*maxName)
 )

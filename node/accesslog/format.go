@@ -72,6 +72,7 @@ func appendJSON(b []byte, e *Entry, s *stamp) []byte {
 	b = appendSeconds(b, `,"first_byte":`, e.FirstByte)
 	b = appendSeconds(b, `,"total":`, e.Total)
 	b = jsonText(b, `,"error":"`, e.Error, maxName)
+	b = jsonText(b, `,"cause":"`, e.Cause, maxName)
 	b = jsonText(b, `,"request_id":"`, e.RequestID, maxName)
 	if e.Revision != 0 {
 		b = append(b, `,"revision":`...)
@@ -129,6 +130,7 @@ func appendCombined(b []byte, e *Entry, s *stamp) []byte {
 	b = appendSeconds(b, " first_byte=", e.FirstByte)
 	b = appendSeconds(b, " total=", e.Total)
 	b = apacheText(b, ` error="`, e.Error)
+	b = apacheText(b, ` cause="`, e.Cause)
 	b = apacheText(b, ` request_id="`, e.RequestID)
 	if e.Revision != 0 {
 		b = append(b, " revision="...)

@@ -33,6 +33,12 @@ const (
 	fixed2  = len(prefix2) + 4 // with command, family and length
 )
 
+// Begins reports whether b begins as a PROXY header does: to say what is wrong
+// where none is expected.
+func Begins(b []byte) bool {
+	return bytes.HasPrefix(b, []byte(prefix1)) || bytes.HasPrefix(b, []byte(prefix2))
+}
+
 // ReadHeader reads a header of version 1 or 2 from the start of a connection. rest
 // is what was received after it; at most 4 KiB are read in all. src and dst are the
 // client and the address it connected to, IPv4 ones never in IPv6's form. Both are

@@ -73,7 +73,7 @@ func (c *client) sendAnswer() (step exchange.Step, done bool) {
 			err = c.write2(c.out, direct)
 		}
 		if err != nil {
-			return c.fail(exchange.Failure{Kind: exchange.ClientGone}), false
+			return c.fail(notTaken(err)), false
 		}
 		if done {
 			return 0, true
@@ -224,10 +224,18 @@ func (c *client) reply() verdict {
 		}
 	}
 	if err != nil {
-		x.Failed(exchange.Failure{Kind: exchange.ClientGone})
+		x.Failed(notTaken(err))
 		return c.cut()
 	}
 	return c.finish()
+}
+
+// notTaken says why a client did not get what was sent.
+func notTaken(err error) exchange.Failure {
+	if isTimeout(err) {
+		return exchange.Failure{Kind: exchange.ClientTimeout}
+	}
+	return exchange.Failure{Kind: exchange.ClientGone}
 }
 
 // finish ends a request that was answered.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"runtime/debug"
 	"time"
 
 	"roster/exchange"
@@ -52,7 +53,15 @@ func (p *Proxy) startSession(conn *pool.Conn) (pool.Session, error) {
 		WriteTimeout:  sessionWrites,
 	})
 	ended := make(chan error, 1)
-	go func() { ended <- h.Run() }()
+	go func() {
+		defer func() {
+			if r := recover(); r != nil {
+				p.config.Logger.Error("panic in a session with a backend", "backend", conn.RemoteAddr(), "panic", r, "stack", string(debug.Stack()))
+				h.Close()
+			}
+		}()
+		ended <- h.Run()
+	}()
 	select {
 	case <-h.Ready():
 		return h, nil

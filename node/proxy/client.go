@@ -18,6 +18,7 @@ import (
 	"roster/http2"
 	"roster/message"
 	"roster/node/accesslog"
+	"roster/node/inbound"
 	"roster/pool"
 )
 
@@ -306,7 +307,11 @@ func (c *client) feed() verdict {
 	for !c.in.empty() {
 		n, err := c.parser.Request(c.in.unread(), &c.request)
 		if err != nil {
-			return c.refuse(badRequest(err))
+			f := badRequest(err)
+			if !c.served && inbound.Begins(c.in.unread()) {
+				f.Text = "a PROXY header from a peer that is not in --accept-proxy"
+			}
+			return c.refuse(f)
 		}
 		if n == 0 {
 			// Some clients send an empty line after a body: that begins no request.
@@ -432,10 +437,10 @@ func (c *client) write2(a, b []byte) error {
 }
 
 func (c *client) armWrite() {
-	at := c.p.now() + c.p.config.WriteTimeout
-	c.writing.want = at
+	now := c.p.now()
+	c.writing.want = now + c.p.config.WriteTimeout
 	if c.writing.armed == 0 {
-		c.setWrite(at)
+		c.setWrite(now + c.p.config.WriteTimeout/2)
 	}
 }
 
@@ -450,13 +455,15 @@ func (c *client) early(err error, progress bool) bool {
 	if !errors.Is(err, os.ErrDeadlineExceeded) {
 		return false
 	}
+	// When between two looks the client took something is not known; so the looks
+	// come twice in the time that it has.
 	now := c.p.now()
 	if progress {
 		c.writing.want = now + c.p.config.WriteTimeout
 	} else if now >= c.writing.want {
 		return false
 	}
-	c.setWrite(c.writing.want)
+	c.setWrite(min(c.writing.want, now+c.p.config.WriteTimeout/2))
 	return true
 }
 

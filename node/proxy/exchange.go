@@ -36,8 +36,11 @@ type try struct {
 	begun    bool // bytes of the answer have come
 	marks    marks
 	address  netip.AddrPort // where the connection leads, for the access log
+	cause    string         // why there is none
 	bodySent int64          // of the answer's body, to the client
-	upload   *upload
+	// tunnelled are the bytes from the client after the switch of protocols.
+	tunnelled int64
+	upload    *upload
 	// answerEnded: the backend closed, which is the end of the answer's body.
 	answerEnded bool
 	status      int // of the answer, 0: none yet
@@ -311,14 +314,29 @@ func (c *client) notConnected(err error) exchange.Failure {
 		return exchange.Failure{Kind: exchange.Busy}
 	case errors.Is(err, pool.ErrSick):
 		return exchange.Failure{Kind: exchange.Sick}
-	case errors.As(err, &e) && e.Kind == pool.Timeout:
-		return exchange.Failure{Kind: exchange.ConnectTimeout}
 	case errors.As(err, &e):
-		return exchange.Failure{Kind: exchange.Refused, Type: e.ProxyStatus()}
+		c.cause = e.Error()
+		c.p.config.Logger.Debug("no connection", "backend", c.picked.Name, "error", err)
+		f := exchange.Failure{Kind: connectKinds[e.Kind]}
+		if f.Kind == exchange.Handshake || f.Kind == exchange.Unresolved {
+			f.Type = e.ProxyStatus()
+		}
+		return f
 	case errors.Is(err, context.DeadlineExceeded):
 		return exchange.Failure{Kind: exchange.Late}
 	}
-	return exchange.Failure{Kind: exchange.Refused, Type: "proxy_internal_error"}
+	return exchange.Failure{Kind: exchange.Internal, Status: 502}
+}
+
+var connectKinds = [...]exchange.Kind{
+	pool.Refused:    exchange.Refused,
+	pool.Unroutable: exchange.Unroutable,
+	pool.Timeout:    exchange.ConnectTimeout,
+	pool.Terminated: exchange.Handshake,
+	pool.TLS:        exchange.Handshake,
+	pool.DNS:        exchange.Unresolved,
+	pool.Prohibited: exchange.Prohibited,
+	pool.Local:      exchange.Local,
 }
 
 // send sends the request and receives the answer's head.

@@ -6,14 +6,17 @@ import (
 	"crypto/tls"
 	"encoding/json"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
+	"roster/exchange"
 	"roster/node/accesslog"
 )
 
@@ -175,7 +178,7 @@ func TestAccessLogSaysWhatWasDone(t *testing.T) {
 		want = append(want,
 			line{Method: "GET", Target: "/bytes/1000", Proto: proto, Route: "all", Director: "d", Backend: "a", TLS: two, Status: 200, Bytes: 1000},
 			line{Method: "POST", Target: "/echo", Proto: proto, Route: "all", Director: "d", Backend: "a", TLS: two, Status: 200, Bytes: 50_000, Received: 50_000},
-			line{Method: "GET", Target: "/none", Proto: proto, Route: "none", Director: "no", Error: "no_backend", TLS: two, Status: 503, Bytes: 35},
+			line{Method: "GET", Target: "/none", Proto: proto, Route: "none", Backend: "no", Error: "no_backend", TLS: two, Status: 503, Bytes: 35},
 			line{Method: "GET", Target: "/status/404", Proto: proto, Route: "two", Backend: "b", TLS: two, Status: 404})
 	}
 	want = append(want, line{Error: "bad_request", Status: 400})
@@ -220,4 +223,40 @@ func TestTLSClientsAreServedFromTheWait(t *testing.T) {
 	c.send(get)
 	conn.CloseWrite()
 	contains(t, "answer before the end", c.rest(), " 200 ", "hello")
+}
+
+// TestSlowClientIsNoFailureOfTheBackend, however its answer is sent.
+func TestSlowClientIsNoFailureOfTheBackend(t *testing.T) {
+	t.Parallel()
+	l := &lab{t: t, gone: make(chan struct{}, 1)}
+	for _, s := range sides {
+		for _, kind := range []string{"bytes", "stream"} {
+			t.Run(s.name+"_"+kind, func(t *testing.T) {
+				t.Parallel()
+				r := newRig(t, Config{WriteTimeout: 200 * time.Millisecond}, definitions{"backends/a": sides[0].origin(t, l)})
+				listener := Listener{}
+				if s.tls {
+					listener.TLS = serverTLS()
+				}
+				client := s.client(t)
+				dialer := &net.Dialer{Control: func(_, _ string, raw syscall.RawConn) error {
+					return raw.Control(func(fd uintptr) { syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 4096) })
+				}}
+				client.Transport.(*http.Transport).DialContext = dialer.DialContext
+				res, err := client.Get(s.url(r.listen(listener)) + "/" + kind + "/50000000")
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer res.Body.Close()
+				eventually(t, func() bool { return r.Stats().Failures[exchange.ClientTimeout] == 1 })
+				b := r.applier.Current().Lookup("a").Backend
+				if n := b.Runtime.Failures.Load(); n != 0 {
+					t.Errorf("%d failures of the backend", n)
+				}
+				if _, err := io.Copy(io.Discard, res.Body); err == nil {
+					t.Error("the answer is taken for whole")
+				}
+			})
+		}
+	}
 }

@@ -31,7 +31,7 @@ func (c *client) greet() bool {
 			if c.l.TLS == nil {
 				c.peer = c.p.policy.Peer(c.remote.Addr(), false)
 				c.takeWork()
-				c.refuse(exchange.Failure{Kind: exchange.BadRequest, Text: "a PROXY header is required here"})
+				c.refuse(exchange.Failure{Kind: exchange.BadRequest, Text: "a PROXY header is required here, and what came is none"})
 				c.ending = linger
 			}
 			return false
@@ -193,6 +193,9 @@ func (c *client) serveHTTP2() {
 		c.giveWork()
 	}
 	c.conn.SetDeadline(time.Time{})
+	if c.under != nil {
+		c.under.owner = nil // it times its own writes
+	}
 	config := &c.p.config
 	h := http2.NewServer(conn, http2.Config{
 		MaxHeaderSize: config.Limits.MaxHead,

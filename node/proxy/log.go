@@ -80,18 +80,20 @@ func (c *client) log(now time.Duration) {
 	e.RequestID = c.x.RequestID()
 	e.Status = c.status
 	e.Sent = c.bodySent
-	e.Received = int64(len(c.first))
+	e.Received = int64(len(c.first)) + c.tunnelled
 	if c.upload != nil {
 		e.Received = c.upload.body
 	}
 	if c.taken != nil {
-		e.Route, e.Director = c.taken.Name, c.taken.Def.Backend
+		e.Route = c.taken.Name
+		if s := c.table.Lookup(c.taken.Def.Backend); s != nil && s.Director != nil {
+			e.Director = s.Name
+		} else {
+			e.Backend = c.taken.Def.Backend
+		}
 	}
 	if c.picked != nil {
 		e.Backend = c.picked.Name
-		if e.Director == e.Backend {
-			e.Director = ""
-		}
 	}
 	e.Address = c.address
 	if c.table != nil {
@@ -103,7 +105,7 @@ func (c *client) log(now time.Duration) {
 	e.FirstByte = since(c.began, c.marks.firstByte)
 	e.Total = now - c.began
 	if f := c.x.Failure(); f != exchange.None {
-		e.Error = f.String()
+		e.Error, e.Cause = f.String(), c.cause
 	}
 	log.Record(e)
 	*e = accesslog.Entry{}

@@ -48,16 +48,24 @@ func rawRead(fd uintptr, b []byte) (n int, again bool, err error) {
 // hungUp tells if the other side has closed its end, or all of it, whatever is
 // still unread before that.
 func hungUp(raw syscall.RawConn) bool {
+	return is(raw, unix.POLLRDHUP|unix.POLLHUP|unix.POLLERR)
+}
+
+// failed tells if nothing can be sent any more.
+func failed(raw syscall.RawConn) bool { return is(raw, unix.POLLHUP|unix.POLLERR) }
+
+func is(raw syscall.RawConn, events int16) bool {
 	if raw == nil {
 		return false
 	}
-	var up bool
+	var are int16
 	err := raw.Control(func(fd uintptr) {
-		fds := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
-		n, err := unix.Poll(fds[:], 0)
-		up = err == nil && n > 0 && fds[0].Revents&(unix.POLLRDHUP|unix.POLLHUP|unix.POLLERR) != 0
+		fds := [1]unix.PollFd{{Fd: int32(fd), Events: events}}
+		if n, err := unix.Poll(fds[:], 0); err == nil && n > 0 {
+			are = fds[0].Revents
+		}
 	})
-	return err == nil && up
+	return err == nil && are&events != 0
 }
 
 // setUserTimeout bounds how long the other side may leave bytes unacknowledged,

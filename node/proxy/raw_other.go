@@ -15,5 +15,6 @@ func rawConn(net.Conn) syscall.RawConn { return nil }
 func rawRead(uintptr, []byte) (n int, again bool, err error) { panic("no raw sockets") }
 
 func hungUp(syscall.RawConn) bool { return false }
+func failed(syscall.RawConn) bool { return false }
 
 func setUserTimeout(syscall.RawConn, time.Duration) bool { return false }

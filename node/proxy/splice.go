@@ -1,7 +1,9 @@
 package proxy
 
 import (
+	"errors"
 	"io"
+	"syscall"
 	"time"
 
 	"roster/exchange"
@@ -39,6 +41,12 @@ func (c *client) spliceAnswer(n int64) (done bool, f exchange.Failure) {
 		case err == nil:
 		case isTimeout(err) && (moved > 0 || !c.link.ReadExpired(err)):
 			// A deadline that is kept since the pause before these bytes.
+		case !isTimeout(err) && failed(c.raw):
+			// ETIMEDOUT is what sharpen has asked for.
+			if errors.Is(err, syscall.ETIMEDOUT) {
+				return true, exchange.Failure{Kind: exchange.ClientTimeout}
+			}
+			return true, exchange.Failure{Kind: exchange.ClientGone}
 		default:
 			return true, exchange.Failure{Kind: exchange.Truncated}
 		}

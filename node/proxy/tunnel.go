@@ -20,6 +20,7 @@ func (c *client) tunnel() {
 	link := c.link
 	out := http1.AppendResponse(c.out[:0], &c.x.Response, c.x.ClientMinor())
 	c.out = append(out, c.back.unread()...)
+	c.bodySent = int64(len(c.back.unread()))
 	err := c.write(c.out)
 	if err == nil {
 		c.conn.SetWriteDeadline(time.Time{})
@@ -27,6 +28,7 @@ func (c *client) tunnel() {
 		early := c.in.unread()
 		if len(early) > 0 {
 			_, err = link.Write(early)
+			c.tunnelled = int64(len(early))
 		}
 	}
 	// From here on the end of the client's stream is passed on, and is no reason to
@@ -47,19 +49,22 @@ func (c *client) copyBothWays(link *pool.Conn) {
 	c.back.r, c.back.w = 0, 0
 	c.in.r, c.in.w = 0, 0
 	c.conn.SetReadDeadline(time.Time{}) // it was the idle timeout's
-	done := make(chan struct{})
+	done := make(chan int64)
 	go func() {
-		defer close(done)
-		if !t.copy(link, c.conn, link.Conn, c.in.b, &c.shard.received) {
+		n, ok := t.copy(link, c.conn, link.Conn, c.in.b, &c.shard.received)
+		if !ok {
 			link.Abort()
 			c.conn.Close()
 		}
+		done <- n
 	}()
-	if !t.copy(c.conn, link, c.conn, c.back.b, &c.shard.sent) {
+	n, ok := t.copy(c.conn, link, c.conn, c.back.b, &c.shard.sent)
+	if !ok {
 		link.Abort()
 		c.conn.Close()
 	}
-	<-done
+	c.bodySent += n
+	c.tunnelled += <-done
 }
 
 // traffic is what the two directions of a tunnel know of each other.
@@ -71,8 +76,8 @@ type traffic struct {
 
 // copy copies from src until it ends, and then closes dst's sending side; end is
 // dst without what may be around it. It is false if something failed, a silence
-// that is too long included.
-func (t *traffic) copy(dst io.Writer, src net.Conn, end net.Conn, buf []byte, count *atomic.Uint64) bool {
+// that is too long included. total is how much it was.
+func (t *traffic) copy(dst io.Writer, src net.Conn, end net.Conn, buf []byte, count *atomic.Uint64) (total int64, ok bool) {
 	for {
 		if t.timeout > 0 {
 			src.SetReadDeadline(t.p.start.Add(time.Duration(t.last.Load()) + t.timeout))
@@ -81,24 +86,25 @@ func (t *traffic) copy(dst io.Writer, src net.Conn, end net.Conn, buf []byte, co
 		if n > 0 {
 			t.last.Store(int64(t.p.now()))
 			count.Add(uint64(n))
+			total += int64(n)
 			if t.timeout > 0 {
 				end.SetWriteDeadline(t.p.start.Add(time.Duration(t.last.Load()) + t.timeout))
 			}
 			if _, err := dst.Write(buf[:n]); err != nil {
-				return false
+				return total, false
 			}
 		}
 		switch {
 		case err == nil:
 		case errors.Is(err, io.EOF):
 			half, ok := end.(interface{ CloseWrite() error })
-			return ok && half.CloseWrite() == nil
+			return total, ok && half.CloseWrite() == nil
 		case isTimeout(err) && t.timeout <= 0:
 			src.SetReadDeadline(time.Time{}) // a nudge, which was for a wait that is over
 		case isTimeout(err) && t.p.now()-time.Duration(t.last.Load()) < t.timeout:
 			// The other direction was busy meanwhile, or it was a nudge.
 		default:
-			return false
+			return total, false
 		}
 	}
 }
