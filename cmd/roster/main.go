@@ -35,7 +35,7 @@ func run(ctx context.Context, args []string, s streams, env func(string) (string
 	root := rootCommand(s, func(flags *pflag.FlagSet) error {
 		begun = true
 		// What a command is to do is said each time, and never by the environment.
-		return settings.FromEnv(flags, env, "file", "dry-run", "if-revision", "revision")
+		return settings.FromEnv(flags, env, "file", "dry-run", "if-revision", "revision", "backend")
 	})
 	root.SetArgs(args)
 	root.SetIn(s.in)

@@ -54,7 +54,7 @@ func TestProbeShowsWhatWasSentAndReceivedAndTheVerdict(t *testing.T) {
 	dead.Close()
 
 	etcd := storetest.Etcd(t)
-	env := map[string]string{"ROSTER_ETCD": etcd.Endpoint()}
+	env := map[string]string{"ROSTER_ETCD": etcd.Endpoint(), "ROSTER_BACKEND": "never"}
 	put := func(args ...string) {
 		t.Helper()
 		if got := try(t, env, "", append([]string{"put"}, args...)...); got.code != exitDone {
