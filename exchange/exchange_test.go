@@ -1,7 +1,9 @@
 package exchange
 
 import (
+	"fmt"
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -647,4 +649,23 @@ func TestEachAnswerNamesItsRevision(t *testing.T) {
 	p.step(p.begin("GET / HTTP/1.1\r\nHost: h\r\nX-Min-Revision: 99\r\n\r\n"), Revision)
 	p.step(p.x.Failed(Failure{Kind: Stale}), Reply)
 	check(t, p.response(), nil, []string{"X-Roster-Revision"})
+}
+
+// TestDocumentedKinds: docs/LISTENERS.md has a row for each kind, as it is.
+func TestDocumentedKinds(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("../docs/LISTENERS.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for k := None + 1; k < kinds; k++ {
+		info := kindInfo[k]
+		row := fmt.Sprintf("| `%s` | %d | `%s` | ", info.name, info.status, info.typ)
+		if info.status == 0 {
+			row = fmt.Sprintf("| `%s` | - | | ", info.name)
+		}
+		if !strings.Contains(string(page), row) {
+			t.Errorf("docs/LISTENERS.md has no row %s", row)
+		}
+	}
 }
