@@ -80,7 +80,9 @@ func (o *output) reopen() {
 	}
 	if err := o.open(); err != nil {
 		o.logger.Error("access log: the file in use stays", "error", err)
+		return
 	}
+	o.logger.Info("access log: opened anew", "file", o.file)
 }
 
 func (o *output) close() { o.w.Close() }
