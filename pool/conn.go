@@ -253,16 +253,23 @@ func (c *Conn) Read(b []byte) (int, error) {
 // ArmRead bounds all later reads to d from now on; 0 or less means no limit. It
 // usually costs no more than reading the clock: see ReadExpired for those who
 // read past Read.
-func (c *Conn) ArmRead(d time.Duration) { c.arm(reading, d) }
+func (c *Conn) ArmRead(d time.Duration) { c.arm(reading, d, c.m.now()) }
 
 // ArmWrite bounds all later writes in the same way; over TLS it is set each time.
-func (c *Conn) ArmWrite(d time.Duration) { c.arm(writing, d) }
+func (c *Conn) ArmWrite(d time.Duration) { c.arm(writing, d, c.m.now()) }
 
-func (c *Conn) arm(w way, d time.Duration) {
+// Arm is ArmRead and ArmWrite in one, with one look at the clock.
+func (c *Conn) Arm(read, write time.Duration) {
+	now := c.m.now()
+	c.arm(reading, read, now)
+	c.arm(writing, write, now)
+}
+
+func (c *Conn) arm(w way, d, now time.Duration) {
 	dl := &c.deadlines[w]
 	dl.want = 0
 	if d > 0 {
-		dl.want = c.m.now() + d
+		dl.want = now + d
 	}
 	switch {
 	case w == writing && c.Conn != c.socket:

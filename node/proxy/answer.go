@@ -241,7 +241,7 @@ func notTaken(err error) exchange.Failure {
 // finish ends a request that was answered.
 func (c *client) finish() verdict {
 	x := &c.x
-	c.ended()
+	c.account()
 	if c.stream != nil {
 		c.stream.Reset(http2.NoError) // it has ended, unless the request's body has not
 		return over
@@ -262,7 +262,7 @@ func (c *client) finish() verdict {
 
 // cut ends a request that was not answered, or not as a whole.
 func (c *client) cut() verdict {
-	c.ended()
+	c.account()
 	switch {
 	case c.stream != nil:
 		c.stream.Reset(http2.InternalError)
@@ -272,9 +272,10 @@ func (c *client) cut() verdict {
 	return over
 }
 
-// ended counts a request that has ended, however it did.
-func (c *client) ended() {
+// account counts a request that has ended, however it did.
+func (c *client) account() {
 	now := c.p.now()
+	c.ended = now
 	c.shard.record(c.status, c.x.Failure(), now-c.began)
 	c.log(now)
 }

@@ -43,6 +43,7 @@ type client struct {
 
 	*work                          // nil while there is nothing to serve
 	headSince        time.Duration // the first byte of an incomplete head, else 0
+	ended            time.Duration // the last request, if nothing was read since
 	reading, writing alarm
 	verdict          verdict // of receive
 	served           bool    // a request, at least
@@ -224,7 +225,7 @@ func (c *client) receive(fd uintptr) bool {
 		c.state.Store(busy)
 		c.shard.received.Add(uint64(n))
 		c.in.w += n
-		c.resting = false
+		c.resting, c.ended = false, 0
 		if c.verdict = c.feed(); c.verdict != more {
 			return true
 		}
@@ -251,7 +252,7 @@ func (c *client) receiveAny() error {
 		}
 		c.shard.received.Add(uint64(n))
 		c.in.w += n
-		c.resting = false
+		c.resting, c.ended = false, 0
 		if c.verdict = c.feed(); c.verdict != more {
 			return nil
 		}
@@ -271,7 +272,12 @@ func (c *client) rest() bool {
 		}
 		if !c.resting {
 			c.resting = true
-			c.armRead(c.p.now() + c.p.config.IdleTimeout)
+			since := c.ended
+			if since == 0 {
+				since = c.p.now()
+			}
+			c.ended = 0
+			c.armRead(since + c.p.config.IdleTimeout)
 		}
 	} else {
 		c.armRead(c.headSince + c.p.config.HeadTimeout)
@@ -437,10 +443,9 @@ func (c *client) write2(a, b []byte) error {
 }
 
 func (c *client) armWrite() {
-	now := c.p.now()
-	c.writing.want = now + c.p.config.WriteTimeout
+	c.writing.want = 0 // it counts from the first look on, for most writes need none
 	if c.writing.armed == 0 {
-		c.setWrite(now + c.p.config.WriteTimeout/2)
+		c.setWrite(c.p.now() + c.p.config.WriteTimeout/2)
 	}
 }
 
@@ -458,7 +463,7 @@ func (c *client) early(err error, progress bool) bool {
 	// When between two looks the client took something is not known; so the looks
 	// come twice in the time that it has.
 	now := c.p.now()
-	if progress {
+	if progress || c.writing.want == 0 {
 		c.writing.want = now + c.p.config.WriteTimeout
 	} else if now >= c.writing.want {
 		return false

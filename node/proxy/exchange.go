@@ -362,8 +362,7 @@ func (c *client) send() exchange.Step {
 		c.out = appendFramed(c.out, first, c.whole, trailers)
 		first = nil
 	}
-	c.armBackend(c.timeouts.FirstByte)
-	c.link.ArmWrite(c.timeouts.BetweenBytes)
+	c.link.Arm(c.within(c.timeouts.FirstByte), c.timeouts.BetweenBytes)
 	if c.whole {
 		n, err := c.link.RoundTrip(c.out, first, c.back.room())
 		if err == pool.ErrStale {
@@ -390,17 +389,23 @@ func (c *client) send() exchange.Step {
 
 // armBackend sets how long reads from the backend wait.
 func (c *client) armBackend(d time.Duration) {
-	if c.timeouts.Total > 0 {
-		left := max(c.left(), time.Nanosecond)
-		if d <= 0 || left < d {
-			d = left
-		}
-	}
-	if c.call != nil {
+	if d = c.within(d); c.call != nil {
 		c.call.ArmRead(d)
-		return
+	} else {
+		c.link.ArmRead(d)
 	}
-	c.link.ArmRead(d)
+}
+
+// within is d, or what is left of the route's time for the whole request.
+func (c *client) within(d time.Duration) time.Duration {
+	if c.timeouts.Total <= 0 {
+		return d
+	}
+	left := max(c.left(), time.Nanosecond)
+	if d <= 0 || left < d {
+		return left
+	}
+	return d
 }
 
 // left is what the route's time for the whole request has left.

@@ -39,7 +39,7 @@ func (c *client) tunnel() {
 	c.conn.Close()
 	c.dropBackend(false)
 	c.picked.Runtime.Responses[0].Add(1)
-	c.ended()
+	c.account()
 }
 
 // copyBothWays has the second goroutine for the client's bytes.
