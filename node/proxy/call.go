@@ -19,7 +19,7 @@ import (
 
 // dialCall takes a place in a session.
 func (c *client) dialCall(ctx context.Context, want pool.Request) exchange.Step {
-	s, reused, err := c.picked.Pool.GetSession(ctx, want, c.p.start2)
+	s, reused, err := c.picked.Pool.GetSession(ctx, want, c.p.newSession)
 	if err != nil {
 		return c.fail(c.notConnected(err))
 	}

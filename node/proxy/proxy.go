@@ -16,16 +16,16 @@ import (
 
 // Proxy serves clients. Its methods may be called from any goroutine.
 type Proxy struct {
-	config   Config
-	policy   *exchange.Policy
-	start    time.Time     // of the clock, see now
-	draining atomic.Bool   // each answer is the last of its connection
-	crowded  atomic.Uint64 // times a listener was full
-	ending   atomic.Bool   // so is each wait for a request
-	tick     atomic.Int64  // of the watch over clients
-	wake     chan struct{} // tells the watch of the first connection
-	shards   [shards]shard
-	start2   func(*pool.Conn) (pool.Session, error) // startSession
+	config     Config
+	policy     *exchange.Policy
+	start      time.Time     // of the clock, see now
+	draining   atomic.Bool   // each answer is the last of its connection
+	crowded    atomic.Uint64 // times a listener was full
+	ending     atomic.Bool   // so is each wait for a request
+	tick       atomic.Int64  // of the watch over clients
+	wake       chan struct{} // tells the watch of the first connection
+	shards     [shards]shard
+	newSession func(*pool.Conn) (pool.Session, error) // startSession
 
 	mu        sync.Mutex
 	first     *client // all connections, linked by next and prev
@@ -83,7 +83,7 @@ func New(c Config) *Proxy {
 		wake:      make(chan struct{}, 1),
 	}
 	p.tick.Store(1)
-	p.start2 = p.startSession
+	p.newSession = p.startSession
 	return p
 }
 
