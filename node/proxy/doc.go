@@ -1,6 +1,7 @@
 // Package proxy is the data plane in goroutines: it serves clients on listeners
 // and passes their requests to backends. What is done to a request is package
-// exchange's, what its bytes mean is package http1's; this package moves them.
+// exchange's, what its bytes mean is package http1's or http2's; this package moves
+them.
 //
 // Serve runs a listener. Drain ends all of them in good order; the end of Serve's
 // context ends one at once.
@@ -12,7 +13,13 @@
 // request that is in memory as a whole is served without leaving that wait, so
 // that neither the client's nor the backend's socket is read before there is
 // something to read: a request costs a read and a write on either side, and no
-// call beyond those four but the pool's look at the idle connection.
+// call beyond those four but the pool's look at the idle connection. Over TLS the
+// same holds.
+//
+// A connection that speaks HTTP/2, agreed on by ALPN or known by its preface, has a
+// goroutine for each stream, and a stream is a client of its own: the same steps,
+// without the connection's part. A backend that speaks HTTP/2 is called in a
+// session, which the pool shares among requests.
 //
 // A second goroutine exists only while a request's body streams, so that an
 // answer may come before its end, and in tunnels.
