@@ -470,7 +470,7 @@ func TestAccessLogJSON(t *testing.T) {
 		{"method": "GET", "target": "/", "proto": "HTTP/2.0", "tls": true, "host": "www.test", "status": 200.0, "bytes": 4.0, "backend": backend, "address": web.Address(), "retries": 0.0},
 		{"method": "POST", "target": "/a\"b?c=d", "proto": "HTTP/1.1", "tls": false, "host": "www.test", "status": 200.0, "bytes": 4.0, "received": 5.0,
 			"client": host, "client_port": number(t, port), "user_agent": "some\t\"one\"", "referer": "http://x.test/", "backend": backend},
-		{"method": "GET", "target": "/none", "status": 503.0, "route": "none", "director": "nothing", "error": nil},
+		{"method": "GET", "target": "/none", "status": 503.0, "route": "none", "backend": "nothing", "error": nil},
 	} {
 		line := logLines(t, path, i+1)[i]
 		var got map[string]any

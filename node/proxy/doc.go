@@ -1,7 +1,7 @@
 // Package proxy is the data plane in goroutines: it serves clients on listeners
 // and passes their requests to backends. What is done to a request is package
 // exchange's, what its bytes mean is package http1's or http2's; this package moves
-them.
+// them.
 //
 // Serve runs a listener. Drain ends all of them in good order; the end of Serve's
 // context ends one at once.

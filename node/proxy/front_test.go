@@ -114,7 +114,7 @@ func TestAccessLogSaysWhatWasDone(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	written := make(chan error)
 	go func() { written <- log.Run(ctx) }()
-	l := &lab{t: t, gone: make(chan struct{}, 1)}
+	l := &lab{t: t, entered: make(chan struct{}, 1), gone: make(chan struct{}, 1)}
 	r := newRig(t, Config{AccessLog: log}, definitions{
 		"backends/a":  sides[0].origin(t, l),
 		"backends/b":  sides[2].origin(t, l),
@@ -228,7 +228,7 @@ func TestTLSClientsAreServedFromTheWait(t *testing.T) {
 // TestSlowClientIsNoFailureOfTheBackend, however its answer is sent.
 func TestSlowClientIsNoFailureOfTheBackend(t *testing.T) {
 	t.Parallel()
-	l := &lab{t: t, gone: make(chan struct{}, 1)}
+	l := &lab{t: t, entered: make(chan struct{}, 1), gone: make(chan struct{}, 1)}
 	for _, s := range sides {
 		for _, kind := range []string{"bytes", "stream"} {
 			t.Run(s.name+"_"+kind, func(t *testing.T) {

@@ -165,7 +165,8 @@ func (s side) origin(t testing.TB, h http.Handler, more ...string) string {
 // lab is the origin's handler of the matrix.
 type lab struct {
 	t        testing.TB
-	gone     chan struct{} // receives when a request was cancelled
+	entered  chan struct{} // receives when a request has come that will have no answer,
+	gone     chan struct{} // and when it was cancelled
 	sawProto atomic.Value
 }
 
@@ -225,6 +226,7 @@ func (l *lab) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case "reset": // before any answer
 		panic(http.ErrAbortHandler)
 	case "hang":
+		l.entered <- struct{}{}
 		<-r.Context().Done()
 		l.gone <- struct{}{}
 	case "fields":
@@ -249,7 +251,7 @@ func TestEveryWayHTTPIsSpoken(t *testing.T) {
 		for _, back := range sides {
 			t.Run(front.name+"_to_"+back.name, func(t *testing.T) {
 				t.Parallel()
-				l := &lab{t: t, gone: make(chan struct{}, 1)}
+				l := &lab{t: t, entered: make(chan struct{}, 1), gone: make(chan struct{}, 1)}
 				r := newRig(t, Config{}, definitions{"backends/a": back.origin(t, l)})
 				listener := Listener{}
 				if front.tls {
@@ -361,7 +363,7 @@ func (m *matrix) run(front, back side) {
 	ctx, cancel := context.WithCancel(context.Background())
 	req, _ = http.NewRequestWithContext(ctx, "GET", m.url+"/hang", nil)
 	go func() {
-		time.Sleep(50 * time.Millisecond)
+		<-m.lab.entered
 		cancel()
 	}()
 	if _, err := m.client.Do(req); !errors.Is(err, context.Canceled) {
