@@ -109,10 +109,11 @@ func (p *probe) over() bool {
 }
 
 func (p *probe) notConnected(err error) {
-	stage, what, missing, local := Connect, err, "connection", false
+	stage, what, missing := Connect, err, "connection"
 	var e *pool.Error
 	if errors.As(err, &e) {
-		what, local = e.Err, e.Kind == pool.Local
+		what = e.Err
+		p.local = e.Kind == pool.Local && !noWay(e, net.Dial)
 		switch e.Stage {
 		case pool.Resolve:
 			stage, missing = Resolve, "address"
@@ -120,12 +121,30 @@ func (p *probe) notConnected(err error) {
 			stage, missing = Handshake, "TLS"
 		}
 	}
-	if p.over() {
+	if p.over() && !p.local {
 		p.fail(stage, "no %s within %v", missing, p.Timeout())
 		return
 	}
-	p.local = local
 	p.fail(stage, "%v", what)
+}
+
+// noWay tells if a fault of this machine is no passing one: it has no address that
+// could reach the backend's, as where IPv6 is off. Linux says the same of ports that
+// ran out. Those are TCP's, so dial is asked for a UDP socket, which sends nothing.
+// Without this no backend with an IPv6 address would ever go sick there.
+func noWay(e *pool.Error, dial func(network, address string) (net.Conn, error)) bool {
+	switch {
+	case errors.Is(e.Err, syscall.EAFNOSUPPORT), errors.Is(e.Err, syscall.EPROTONOSUPPORT):
+		return true
+	case !errors.Is(e.Err, syscall.EADDRNOTAVAIL):
+		return false
+	}
+	conn, err := dial("udp", e.Addr)
+	if err != nil {
+		return errors.Is(err, syscall.EADDRNOTAVAIL)
+	}
+	conn.Close()
+	return false
 }
 
 func (p *probe) tcp() {
