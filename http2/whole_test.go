@@ -56,7 +56,6 @@ func TestBodyThatWasThrownAwayIsNoWholeBody(t *testing.T) {
 type endsWith struct {
 	net.Conn
 	last []byte
-	sent bytes.Buffer
 }
 
 func (e *endsWith) Read(b []byte) (int, error) {
