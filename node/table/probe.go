@@ -31,10 +31,15 @@ func (a *Applier) transition(t prober.Transition) {
 		return // its definition is no longer in effect
 	}
 	a.settleQueue(t.Name)
-	a.tell(t)
+	a.tell(s.Backend.Runtime, t)
 }
 
-func (a *Applier) tell(t prober.Transition) {
+// tell tells of a verdict, unless it is known.
+func (a *Applier) tell(r *Runtime, t prober.Transition) {
+	if r.told == prober.VerdictOf(t.Healthy) {
+		return
+	}
+	r.told = prober.VerdictOf(t.Healthy)
 	if a.notify != nil {
 		a.notify(t)
 	}
@@ -141,8 +146,9 @@ func (w *work) probe(name string) {
 	if old == nil && check == nil && (s.Backend.Fault == nil || s.Backend.Pool == nil) {
 		return
 	}
+	var was prober.Snapshot
 	if old != nil {
-		was := old.Snapshot()
+		was = old.Snapshot()
 		if check != nil && check.Key() == was.Check.Key() && use.Judge == was.Judge {
 			return
 		}
@@ -169,8 +175,17 @@ func (w *work) probe(name string) {
 	}
 	w.after = append(w.after, func() {
 		w.settleQueue(name)
-		if use.Carry != prober.Unjudged && use.Carry != prober.VerdictOf(healthy) {
-			w.tell(prober.Transition{Name: name, Ref: b.Probe, Healthy: healthy, Judge: use.Judge, At: time.Now(), Text: "its definition changed"})
+		if use.Carry == prober.Unjudged {
+			b.Runtime.told = prober.VerdictOf(healthy)
+			return
 		}
+		news := prober.Transition{Name: name, Ref: b.Probe, Healthy: healthy, Judge: use.Judge, At: time.Now(), Text: "its definition changed"}
+		switch {
+		case old == nil:
+			b.Runtime.told = use.Carry
+		case was.Healthy == healthy: // it may be news all the same: transition is too late for the older check's
+			news.Judge, news.Good, news.At, news.Stage, news.Text = was.Judge, was.Good, was.Since, was.Stage, was.Text
+		}
+		w.tell(b.Runtime, news)
 	})
 }

@@ -293,6 +293,46 @@ func TestHealthSinceAndWhatIsTold(t *testing.T) {
 	}
 }
 
+// A verdict that a probe changed is told once, also if the backend's check changes
+// before that is told.
+func TestTransitionIsToldThoughTheCheckChanges(t *testing.T) {
+	t.Parallel()
+	for _, late := range []bool{false, true} {
+		origin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) }))
+		defer origin.Close()
+		pools := pool.New(pool.Config{})
+		m := prober.New(prober.Config{Pools: pools})
+		a := NewApplier(pools)
+		var told []string
+		a.Probe(m, func(t prober.Transition) { told = append(told, fmt.Sprint(t.Name, " ", t.Healthy, " ", t.Stage)) })
+		pending := make(chan prober.Transition, 1)
+		a.onTransition = func(t prober.Transition) { pending <- t }
+		ctx, cancel := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		running.Go(func() { m.Run(ctx) })
+
+		f := &fixture{t: t, Applier: a, created: map[string]int64{}}
+		host, port, _ := strings.Cut(strings.TrimPrefix(origin.URL, "http://"), ":")
+		value := func(url string) string {
+			return fmt.Sprintf(`{"host":%q,"port":%s,"probe":{"url":%q,"interval":"1h","window":3,"initial":3}}`, host, port, url)
+		}
+		f.put("backends/a", value("/1"))
+		sick := <-pending
+		if !late {
+			a.transition(sick)
+		}
+		f.put("backends/a", value("/2"))
+		if late {
+			a.transition(sick)
+		}
+		if got, want := fmt.Sprint(told), "[a false status]"; got != want {
+			t.Errorf("late %v: told %s, want %s", late, got, want)
+		}
+		cancel()
+		running.Wait()
+	}
+}
+
 // A check that moves from one backend to another within a revision is probed on.
 func TestAChecksProberOutlivesItsBackendIfAnotherHasIt(t *testing.T) {
 	t.Parallel()

@@ -4,6 +4,7 @@ import (
 	"sync/atomic"
 
 	"roster/pool"
+	"roster/prober"
 )
 
 // Runtime is what belongs to a backend's name whatever its definition says:
@@ -15,4 +16,6 @@ type Runtime struct {
 	Requests  atomic.Uint64    // requests given to this backend, retries included
 	pool.Limit
 	Failures atomic.Uint64 // of Requests, those that got no whole answer from it
+
+	told prober.Verdict // that notify knows, while there is a probe; of the Applier's health
 }
