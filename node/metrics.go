@@ -12,6 +12,7 @@ import (
 	"roster/exchange"
 	"roster/node/proxy"
 	"roster/prober"
+	"roster/store"
 )
 
 // perBackend is up to how many backends, or certificates, each has series of its
@@ -78,7 +79,7 @@ var (
 	logDropped   = desc("access_log_dropped_total", "Lines of the access log that were dropped because its output did not keep up.")
 	allActive    = desc("backends_requests_active", "Requests in progress, over all backends.")
 	allQueued    = desc("backends_requests_queued", "Requests waiting for a slot, over all backends.")
-	backendCount = desc("backend_requests_total", "Requests given to a backend. Only up to 1000 backends have series of their own.", "backend")
+	backendCount = desc("backend_requests_total", "Requests given to a backend. There are series for each backend only while there are at most 1000.", "backend")
 	backendFails = desc("backend_failures_total", "Requests that got no whole answer from a backend.", "backend")
 	active       = desc("backend_requests_active", "Requests in progress.", "backend")
 	queued       = desc("backend_requests_queued", "Requests waiting for a slot.", "backend")
@@ -88,6 +89,8 @@ var (
 	probing      = desc("probes_running", "Probes under way.")
 	probesQueued = desc("probes_waiting", "Probes that are due and wait for a place.")
 	lateness     = desc("probe_lateness_seconds", "How long after their time probes were started.")
+	sick         = desc("backends_sick", "Backends that get no new requests: sick by their probe or an override, drained, or at fault.")
+	overridden   = desc("overrides", "Words of operators on the health of backends and directors that are in effect.")
 	transitions  = desc("health_transitions_total", "Verdicts of probes that changed.", "to")
 	probeAge     = desc("backend_probe_last_run_age_seconds", "Since the backend's last probe ended, or since its verdict if there was none yet.", "backend")
 	probeGood    = desc("backend_probe_good", "Good probes in the backend's window.", "backend")
@@ -174,11 +177,17 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		count(logDropped, log.Dropped())
 	}
 
-	var sumActive, sumQueued int
+	var sumActive, sumQueued, sumSick, words int
 	for slot := range t.Slots("", "") {
+		if slot.Override != nil && slot.Override.Def.State != store.Auto {
+			words++
+		}
 		b := slot.Backend
 		if b == nil {
 			continue
+		}
+		if !slot.Available() {
+			sumSick++
 		}
 		sumActive += b.Runtime.Active()
 		sumQueued += b.Runtime.Queued()
@@ -192,11 +201,9 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		flag(healthy, slot.Available(), b.Name)
 		if b.Probe != nil {
 			probe := b.Probe.Snapshot()
-			last := probe.Since
 			if probe.Probes > 0 {
-				last = probe.At
+				gauge(probeAge, time.Since(probe.At).Seconds(), b.Name)
 			}
-			gauge(probeAge, time.Since(last).Seconds(), b.Name)
 			gauge(probeGood, float64(probe.Good), b.Name)
 			gauge(probeAverage, probe.Average.Seconds(), b.Name)
 		}
@@ -208,6 +215,8 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	}
 	gauge(allActive, float64(sumActive))
 	gauge(allQueued, float64(sumQueued))
+	gauge(sick, float64(sumSick))
+	gauge(overridden, float64(words))
 }
 
 func (c *collector) collectProbes(out chan<- prometheus.Metric) {

@@ -338,6 +338,7 @@ func (n *Node) apply(ctx context.Context) error {
 		took := time.Since(change.Received)
 		n.applySeconds.Observe(took.Seconds())
 		n.events.Applied(change, t)
+		n.overrides(change, old)
 		if first {
 			close(n.applied)
 		}
@@ -460,4 +461,40 @@ func (n *Node) Status() admin.Status {
 	s.Counts.Probers = n.probers.Stats().Probers
 	s.Describe(t)
 	return s
+}
+
+// overrides logs, and sends as events, what operators say of backends and directors.
+func (n *Node) overrides(c watcher.Change, old *table.Table) {
+	lines := 0
+	say := func(name string, def *store.Health) {
+		var was *store.Health
+		if s := old.Lookup(name); s != nil && s.Override != nil {
+			was = s.Override.Def
+		}
+		if was == nil && def == nil || was != nil && def != nil && *was == *def {
+			return
+		}
+		n.events.Override(name, def)
+		if lines++; lines > healthLines {
+			return
+		}
+		if def == nil {
+			n.config.Logger.Info("override ended", "name", name, "was", was.State)
+			return
+		}
+		n.config.Logger.Info("override", "name", name, "state", def.State, "reason", def.Reason, "by", def.By)
+	}
+	for _, key := range c.Deletes {
+		if key.Kind == store.HealthKind {
+			say(key.Name, nil)
+		}
+	}
+	for _, item := range c.Puts {
+		if def, ok := item.Definition.(*store.Health); ok {
+			say(item.Key.Name, def)
+		}
+	}
+	if lines > healthLines {
+		n.config.Logger.Info("more overrides", "count", lines-healthLines)
+	}
 }

@@ -17,8 +17,9 @@ type Use struct {
 	// reached, zero for now; a verdict that differs from it is of now in any case.
 	Carry Verdict
 	Since time.Time
-	// Notify is called after each change of the verdict that a probe made, in order,
-	// from one goroutine of the Manager's. It must not block. Nil means nobody.
+	// Notify is called after each change of the verdict that a probe made, and after a
+	// first answer that leaves a new backend sick, in order, from one goroutine of the
+	// Manager's. It must not block. Nil means nobody.
 	Notify func(Transition)
 }
 
@@ -26,7 +27,7 @@ type Use struct {
 type Transition struct {
 	Name    string
 	Ref     *Ref
-	Healthy bool // the new verdict; the old one was the other
+	Healthy bool // the new verdict; the old one was the other, or there was none
 	Good    int  // of the window
 	Judge   Judge
 	At      time.Time
@@ -216,16 +217,18 @@ func release(p *pool.Pool) {
 // judge gives r its verdict over h, and notes a transition if that is another one.
 func (m *Manager) judge(r *Ref, h *History) {
 	is := r.verdict(h)
-	if is == r.healthy.Load() {
+	switch {
+	case is == r.healthy.Load() && (is || h.Probes > 1 || r.carry != Unjudged):
 		return
+	case is == r.healthy.Load(): // a new backend that is sick: no change, but news
+	case is:
+		m.stats.WentHealthy++
+		r.since = h.At
+	default:
+		m.stats.WentSick++
+		r.since = h.At
 	}
 	r.healthy.Store(is)
-	r.since = h.At
-	if is {
-		m.stats.WentHealthy++
-	} else {
-		m.stats.WentSick++
-	}
 	if r.notify == nil {
 		return
 	}

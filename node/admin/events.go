@@ -17,6 +17,7 @@ import (
 // 9.2). The zero value is ready. All methods may be called from any goroutine.
 //
 //	event: health     a probe's verdict on a backend changed: HealthEvent
+//	event: override   an operator's word on a backend or a director: OverrideEvent
 //	event: applied    a change of definitions is in effect: AppliedEvent
 //	event: lost       the client was too slow for so many events: LostEvent
 //
@@ -39,6 +40,15 @@ type HealthEvent struct {
 	At        time.Time         `json:"at"`
 }
 
+// OverrideEvent is data of the event override.
+type OverrideEvent struct {
+	Name   string            `json:"name"`
+	State  store.HealthState `json:"state"` // auto when the word is taken back, or its lease ended
+	Reason string            `json:"reason,omitempty"`
+	By     string            `json:"by,omitempty"`
+	At     time.Time         `json:"at"`
+}
+
 // AppliedEvent is data of the event applied.
 type AppliedEvent struct {
 	Revision int64     `json:"revision"`
@@ -58,6 +68,17 @@ func (e *Events) Health(t prober.Transition) {
 	e.publish("health", func() any {
 		return HealthEvent{Backend: t.Name, State: stateOf(t.Healthy), Stage: t.Stage, Text: t.Text,
 			Good: t.Good, Window: int(t.Judge.Window), Threshold: int(t.Judge.Threshold), At: t.At}
+	})
+}
+
+// Override tells of an operator's word; nil is none any more. It does not block.
+func (e *Events) Override(name string, def *store.Health) {
+	e.publish("override", func() any {
+		event := OverrideEvent{Name: name, State: store.Auto, At: time.Now()}
+		if def != nil {
+			event.State, event.Reason, event.By = def.State, def.Reason, def.By
+		}
+		return event
 	})
 }
 

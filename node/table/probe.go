@@ -176,13 +176,17 @@ func (w *work) probe(name string) {
 	w.after = append(w.after, func() {
 		w.settleQueue(name)
 		if use.Carry == prober.Unjudged {
-			b.Runtime.told = prober.VerdictOf(healthy)
+			if b.Runtime.told = prober.VerdictOf(healthy); b.Probe != nil && !healthy {
+				b.Runtime.told = prober.Unjudged // whatever the first answer is, it is news
+			}
 			return
 		}
 		news := prober.Transition{Name: name, Ref: b.Probe, Healthy: healthy, Judge: use.Judge, At: time.Now(), Text: "its definition changed"}
 		switch {
 		case old == nil:
 			b.Runtime.told = use.Carry
+		case was.Healthy == healthy && was.Probes == 0:
+			return // nothing is known of it yet
 		case was.Healthy == healthy: // it may be news all the same: transition is too late for the older check's
 			news.Judge, news.Good, news.At, news.Stage, news.Text = was.Judge, was.Good, was.Since, was.Stage, was.Text
 		}

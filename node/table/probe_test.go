@@ -438,3 +438,38 @@ func TestQueueIsShutIfAndOnlyIfTheBackendIsSick(t *testing.T) {
 		t.Errorf("%d transitions in %d rounds", transitions.Load(), rounds)
 	}
 }
+
+// A backend that is sick from its first answer on is told of, once; one that is
+// healthy is, too.
+func TestFirstAnswersAreToldOf(t *testing.T) {
+	t.Parallel()
+	for status, want := range map[int]string{200: "[a true]", 500: "[a false]"} {
+		origin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) }))
+		defer origin.Close()
+		pools := pool.New(pool.Config{})
+		m := prober.New(prober.Config{Pools: pools})
+		a := NewApplier(pools)
+		told := make(chan string, 9)
+		a.Probe(m, func(t prober.Transition) { told <- fmt.Sprint("[", t.Name, " ", t.Healthy, "]") })
+		ctx, cancel := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		running.Go(func() { m.Run(ctx) })
+		f := &fixture{t: t, Applier: a, created: map[string]int64{}}
+		host, port, _ := strings.Cut(strings.TrimPrefix(origin.URL, "http://"), ":")
+		f.put("backends/a", fmt.Sprintf(`{"host":%q,"port":%s,"probe":{"interval":"20ms"}}`, host, port))
+		if got := <-told; got != want {
+			t.Errorf("status %d: told %s, want %s", status, got, want)
+		}
+		for range 2 { // more of the same is no news
+			before := a.Current().Lookup("a").Backend.Probe.Snapshot().Probes
+			for a.Current().Lookup("a").Backend.Probe.Snapshot().Probes == before {
+				time.Sleep(time.Millisecond)
+			}
+		}
+		cancel()
+		running.Wait()
+		if len(told) > 0 {
+			t.Errorf("status %d: told %s, too", status, <-told)
+		}
+	}
+}
