@@ -485,6 +485,14 @@ func TestTransitionsAreTold(t *testing.T) {
 	if s := log.String(); strings.Count(s, "went healthy") != 1 || strings.Count(s, "went sick") != 1 || !strings.Contains(s, "stage=status") {
 		t.Errorf("the log:\n%s", s)
 	}
+	w.put("health/a", `{"state":"drain","reason":"new disks","by":"ann"}`)
+	var override admin.OverrideEvent
+	if next("override", &override); override.Name != "a" || override.State != "drain" || override.Reason != "new disks" || override.By != "ann" {
+		t.Errorf("%+v", override)
+	}
+	until(t, "the override's line", func() bool {
+		return strings.Contains(log.String(), `msg=override name=a state=drain reason="new disks" by=ann`)
+	})
 	metrics, err := http.Get("http://" + n.admin.String() + "/metrics")
 	if err != nil {
 		t.Fatal(err)
@@ -492,7 +500,7 @@ func TestTransitionsAreTold(t *testing.T) {
 	defer metrics.Body.Close()
 	b, _ := io.ReadAll(metrics.Body)
 	for _, want := range []string{
-		"roster_probers 1", `roster_health_transitions_total{to="sick"} 1`, `roster_backend_available{backend="a"} 0`,
+		"roster_probers 1", "roster_backends_sick 1", "roster_overrides 1", `roster_health_transitions_total{to="sick"} 1`, `roster_backend_available{backend="a"} 0`,
 		`roster_backend_probe_good{backend="a"} 0`, `roster_probes_total{result="bad"}`, `roster_probe_lateness_seconds_count`,
 		`roster_backend_probe_last_run_age_seconds{backend="a"} `, `roster_backend_probe_response_seconds{backend="a"} `,
 	} {

@@ -246,7 +246,7 @@ func (n *Node) build(own []netip.AddrPort) (err error) {
 		return fmt.Errorf("node: %w", err)
 	}
 	n.pools = pool.New(pool.Config{DNSInterval: c.DNSInterval, Rules: rules, Logger: c.Logger})
-	n.probers = prober.New(prober.Config{Pools: n.pools, Node: c.ID, Logger: c.Logger})
+	n.probers = prober.New(prober.Config{Pools: n.pools.ForProbes(), Node: c.ID, Logger: c.Logger})
 	n.health = newHealthLog(c.Logger)
 	n.applier = table.NewApplier(n.pools)
 	n.applier.Probe(n.probers, func(t prober.Transition) {

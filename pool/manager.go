@@ -74,9 +74,6 @@ func (m *Manager) Run(ctx context.Context) error {
 // definition before the release for the old one, or the connections are lost in
 // between. The error wraps ErrDangling if deps lacks what def refers to.
 func (m *Manager) Acquire(def *store.Backend, deps Deps) (*Pool, error) {
-	if def.None {
-		return nil, fmt.Errorf("pool: a none backend has no address")
-	}
 	if err := deps.check(def); err != nil {
 		return nil, err
 	}
@@ -93,8 +90,28 @@ func (m *Manager) Acquire(def *store.Backend, deps Deps) (*Pool, error) {
 	return &Pool{shared: s, idleTimeout: def.IdleTimeout, noReuse: def.NoReuse}, nil
 }
 
+// ForProbes gives pools for Pool.DialProbe alone: nothing is kept in one, and it is
+// nobody else's, so that a prober does not keep a backend's connections that is
+// gone. What is known of addresses (names, holddowns) they share with all others.
+func (m *Manager) ForProbes() ProbePools { return ProbePools{m} }
+
+// ProbePools is what ForProbes returns.
+type ProbePools struct{ m *Manager }
+
+// Acquire is as Manager.Acquire.
+func (p ProbePools) Acquire(def *store.Backend, deps Deps) (*Pool, error) {
+	if err := deps.check(def); err != nil {
+		return nil, err
+	}
+	s := newShared(p.m, "", def, deps)
+	s.retired, s.refs = true, 1
+	return &Pool{shared: s, noReuse: true}, nil
+}
+
 func (d Deps) check(def *store.Backend) error {
 	switch {
+	case def.None:
+		return fmt.Errorf("pool: a none backend has no address")
 	case def.Via == "":
 	case def.Path != "":
 		return fmt.Errorf("pool: a backend with a path cannot have a via")
