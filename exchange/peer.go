@@ -27,12 +27,13 @@ func (p *Policy) Peer(addr netip.Addr, tls bool) Peer {
 	switch {
 	case !addr.IsValid():
 		peer.node = []byte("for=unknown")
-	case addr.Is4():
-		peer.text = addr.AppendTo(nil)
-		peer.node = append([]byte("for="), peer.text...)
+	case addr.Is4(): // one piece of memory for both, and no more than they need
+		peer.node = []byte("for=" + addr.String())
+		peer.text = peer.node[len("for="):]
 	default:
-		peer.text = addr.AppendTo(nil)
-		peer.node = append(append([]byte(`for="[`), peer.text...), `]"`...)
+		peer.node = []byte(`for="[` + addr.String() + `]"`)
+		end := len(peer.node) - len(`]"`)
+		peer.text = peer.node[len(`for="[`):end:end]
 	}
 	peer.trusted = addr.IsValid() && p.trusts(addr)
 	return peer

@@ -123,7 +123,7 @@ func (c *client) answerTrailers() []message.Field {
 func (c *client) receiveAnswer(chunked bool) exchange.Failure {
 	c.armBackend(c.timeouts.BetweenBytes)
 	left := c.answerBody.Remaining()
-	if c.tcp != nil && c.link != nil && c.answer.Length > 0 && left > spliceAbove {
+	if c.link != nil && c.answer.Length > 0 && left > spliceAbove {
 		if done, f := c.spliceAnswer(left - spliceRest); done {
 			return f
 		}
@@ -275,7 +275,6 @@ func (c *client) cut() verdict {
 // account counts a request that has ended, however it did.
 func (c *client) account() {
 	now := c.p.now()
-	c.ended = now
 	c.shard.record(c.status, c.x.Failure(), now-c.began)
 	c.log(now)
 }

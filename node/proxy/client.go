@@ -29,21 +29,19 @@ type client struct {
 	p      *Proxy
 	l      *listener
 	shard  *shard
-	stream *http2.Stream // nil for a connection, which has the seven below
+	stream *http2.Stream // nil for a connection, which has the five below
 	conn   net.Conn
 	bare   net.Conn        // conn as it was accepted: that does not change
 	under  *underTLS       // below conn, if that is TLS
-	tcp    *net.TCPConn    // conn, if it is one
-	socket *net.TCPConn    // below TLS or not, nil if it is no TCP
 	raw    syscall.RawConn // the socket, nil if it is read through conn
 	ready  func(fd uintptr) bool
 
-	peer          exchange.Peer
-	remote, local netip.AddrPort // not valid for a socket
+	peer   exchange.Peer
+	remote netip.AddrPort  // not valid for a socket
+	server *netip.AddrPort // where the client connected to, if a PROXY header says so, or of a stream
 
 	*work                          // nil while there is nothing to serve
 	headSince        time.Duration // the first byte of an incomplete head, else 0
-	ended            time.Duration // the last request, if nothing was read since
 	reading, writing alarm
 	verdict          verdict // of receive
 	served           bool    // a request, at least
@@ -85,6 +83,28 @@ type work struct {
 	entry      accesslog.Entry
 	kept       bool // entry has what it needs of the request's head
 	try
+}
+
+// socket is the connection below TLS or not, nil if it is no TCP.
+func (c *client) socket() *net.TCPConn {
+	t, _ := c.bare.(*net.TCPConn)
+	return t
+}
+
+// plain is the connection if nothing is between HTTP and TCP, else nil.
+func (c *client) plain() *net.TCPConn {
+	if c.under != nil || c.stream != nil {
+		return nil
+	}
+	return c.socket()
+}
+
+// local is where the client connected to; not valid for a socket.
+func (c *client) local() netip.AddrPort {
+	if c.server != nil {
+		return *c.server
+	}
+	return addrPort(c.bare.LocalAddr())
 }
 
 // verdict is what a connection goes on with.
@@ -162,9 +182,9 @@ func (c *client) end() {
 	case brief:
 		c.linger(briefTime)
 	case reset:
-		if c.socket != nil {
-			c.socket.SetLinger(0)
-			c.socket.Close() // past TLS, whose end would say that all is well
+		if socket := c.socket(); socket != nil {
+			socket.SetLinger(0)
+			socket.Close() // past TLS, whose end would say that all is well
 		}
 	}
 	c.conn.Close()
@@ -225,7 +245,7 @@ func (c *client) receive(fd uintptr) bool {
 		c.state.Store(busy)
 		c.shard.received.Add(uint64(n))
 		c.in.w += n
-		c.resting, c.ended = false, 0
+		c.resting = false
 		if c.verdict = c.feed(); c.verdict != more {
 			return true
 		}
@@ -252,7 +272,7 @@ func (c *client) receiveAny() error {
 		}
 		c.shard.received.Add(uint64(n))
 		c.in.w += n
-		c.resting, c.ended = false, 0
+		c.resting = false
 		if c.verdict = c.feed(); c.verdict != more {
 			return nil
 		}
@@ -272,12 +292,7 @@ func (c *client) rest() bool {
 		}
 		if !c.resting {
 			c.resting = true
-			since := c.ended
-			if since == 0 {
-				since = c.p.now()
-			}
-			c.ended = 0
-			c.armRead(since + c.p.config.IdleTimeout)
+			c.armRead(c.p.now() + c.p.config.IdleTimeout)
 		}
 	} else {
 		c.armRead(c.headSince + c.p.config.HeadTimeout)

@@ -286,7 +286,9 @@ func (c *client) limited() (context.Context, context.CancelFunc) {
 func (c *client) dial(ctx context.Context) exchange.Step {
 	want := pool.Request{
 		ConnectTimeout: c.timeouts.Connect, Fresh: c.x.Fresh(), Unchecked: c.whole,
-		Client: c.remote, Server: c.local,
+	}
+	if c.picked.Def.ProxyHeader != 0 {
+		want.Client, want.Server = c.remote, c.local()
 	}
 	if c.picked.Def.Protocol != store.HTTP1 {
 		return c.dialCall(ctx, want)

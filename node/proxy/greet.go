@@ -37,7 +37,7 @@ func (c *client) greet() bool {
 			return false
 		}
 		if src.IsValid() && dst.IsValid() {
-			c.remote, c.local = src, dst
+			c.remote, c.server = src, &dst
 		}
 		early = rest
 	}
@@ -68,7 +68,7 @@ func (c *client) secure(early []byte) bool {
 		return false
 	}
 	c.shard.handshakes.Add(1)
-	c.conn, c.tcp, c.under = conn, nil, under
+	c.conn, c.under = conn, under
 	under.owner = c
 	return true
 }
@@ -195,6 +195,10 @@ func (c *client) serveHTTP2() {
 	c.conn.SetDeadline(time.Time{})
 	if c.under != nil {
 		c.under.owner = nil // it times its own writes
+	}
+	if c.server == nil {
+		local := c.local()
+		c.server = &local // of all streams
 	}
 	config := &c.p.config
 	h := http2.NewServer(conn, http2.Config{

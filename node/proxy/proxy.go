@@ -230,10 +230,8 @@ func (l *listener) freeSlot() {
 func (p *Proxy) open(l *listener, conn net.Conn) *client {
 	c := &client{p: p, l: l, conn: conn, bare: conn}
 	c.ready = c.receive
-	c.tcp, _ = conn.(*net.TCPConn)
-	c.socket = c.tcp
 	c.raw = rawConn(conn)
-	c.remote, c.local = addrPort(conn.RemoteAddr()), addrPort(conn.LocalAddr())
+	c.remote = addrPort(conn.RemoteAddr())
 	c.greeting.Store(true)
 
 	l.parts.Add(1)

@@ -22,8 +22,8 @@ const (
 // from socket to socket where the system can. It is not done if these are not
 // plain TCP connections.
 func (c *client) spliceAnswer(n int64) (done bool, f exchange.Failure) {
-	link := c.link.TCP()
-	if c.tcp == nil || link == nil || !c.sharpen() {
+	client, link := c.plain(), c.link.TCP()
+	if client == nil || link == nil || !c.sharpen() {
 		return false, f
 	}
 	c.conn.SetWriteDeadline(time.Time{})
@@ -31,7 +31,7 @@ func (c *client) spliceAnswer(n int64) (done bool, f exchange.Failure) {
 	c.pipe = io.LimitedReader{R: link, N: n}
 	for c.pipe.N > 0 {
 		c.armBackend(c.timeouts.BetweenBytes)
-		moved, err := c.tcp.ReadFrom(&c.pipe)
+		moved, err := client.ReadFrom(&c.pipe)
 		c.answerBody.Skip(moved)
 		c.shard.sent.Add(uint64(moved))
 		c.bodySent += moved

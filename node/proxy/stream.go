@@ -12,7 +12,7 @@ import (
 func (c *client) serveStream(s *http2.Stream) {
 	r := &client{
 		p: c.p, l: c.l, shard: c.shard, stream: s,
-		peer: c.peer.Fork(c.p.policy), remote: c.remote, local: c.local,
+		peer: c.peer.Fork(c.p.policy), remote: c.remote, server: c.server,
 	}
 	r.http2.Store(c.http2.Load())
 	defer r.endStream()
