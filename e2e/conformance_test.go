@@ -611,7 +611,11 @@ func TestBadAnswersAreNeverTakenForWhole(t *testing.T) {
 	origin := harness.Listen(t)
 	origin.Each(func(w *harness.Wire) { play(w, cases) })
 	node, secure := startSecure(t)
-	node.WaitRevision(node.Put(webKey, fmt.Sprintf(`{"host":"127.0.0.1","port":%s}`, origin.Port())))
+	node.Put(webKey, fmt.Sprintf(`{"host":"127.0.0.1","port":%s}`, origin.Port()))
+	// Some cases close after a good answer; a POST that takes such a connection at that
+	// moment is 502, as it should be.
+	node.Put("/roster/backends/fresh", fmt.Sprintf(`{"host":"127.0.0.1","port":%s,"reuse":false}`, origin.Port()))
+	node.WaitRevision(node.Put("/roster/routes/fresh", `{"match":{"method":["POST","PATCH"]},"backend":"fresh"}`))
 	for i, c := range cases {
 		for _, way := range ways {
 			if way == "bytes" && c.atOnce {
