@@ -35,7 +35,7 @@ func BenchmarkInitialLoad(b *testing.B) {
 			base.Kill()
 			for b.Loop() {
 				node, ready, used := start(b, n)
-				_, highest := resident(b, node.Pid())
+				_, highest := node.Memory()
 				m := settled(b, node)
 				each := func(now, then int64) float64 { return float64(now-then) / float64(n-few) }
 				b.ReportMetric(ready.Seconds(), "ready-s")

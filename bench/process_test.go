@@ -12,51 +12,18 @@ import (
 	"time"
 
 	"roster/e2e/harness"
+	"roster/e2e/harness/proc"
 )
-
-// tick is the unit of CPU times in /proc: USER_HZ, which is 100 on every Linux that
-// Go runs on.
-const tick = 10 * time.Millisecond
 
 // cpu is the CPU time, user and system, that a process has used so far, of all its
 // threads.
 func cpu(b testing.TB, pid int) time.Duration {
 	b.Helper()
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	user, system, err := proc.CPU(pid)
 	if err != nil {
 		b.Fatal(err)
 	}
-	// The second field is the program's name in brackets, which may hold blanks.
-	_, rest, _ := strings.Cut(string(stat), ") ")
-	fields := strings.Fields(rest)
-	var sum time.Duration
-	for _, f := range fields[11:13] { // utime, stime
-		n, err := strconv.Atoi(f)
-		if err != nil {
-			b.Fatalf("/proc/%d/stat: %v in %s", pid, err, stat)
-		}
-		sum += time.Duration(n) * tick
-	}
-	return sum
-}
-
-// resident is a process's resident memory now and at its highest, in bytes.
-func resident(b testing.TB, pid int) (now, highest int64) {
-	b.Helper()
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		b.Fatal(err)
-	}
-	for line := range strings.Lines(string(status)) {
-		var kib int64
-		if n, _ := fmt.Sscanf(line, "VmRSS: %d kB", &kib); n == 1 {
-			now = kib << 10
-		}
-		if n, _ := fmt.Sscanf(line, "VmHWM: %d kB", &kib); n == 1 {
-			highest = kib << 10
-		}
-	}
-	return now, highest
+	return user + system
 }
 
 // memory is what a node holds once its garbage is collected and returned, in bytes.
@@ -76,24 +43,24 @@ func settled(b testing.TB, n *harness.Node) memory {
 		looks = 120
 	)
 	heap := collect(b, n)
-	rss, _ := resident(b, n.Pid())
+	rss, _ := n.Memory()
 	for calm, i := 0, 0; calm < still && i < looks; i++ {
 		time.Sleep(pause)
-		now, _ := resident(b, n.Pid())
+		now, _ := n.Memory()
 		if now < rss-rss/200 {
 			rss, calm = now, 0
 		} else {
 			calm++
 		}
 	}
-	rss, _ = resident(b, n.Pid())
+	rss, _ = n.Memory()
 	return memory{RSS: rss, InUse: heap["HeapInuse"], Live: heap["HeapAlloc"]}
 }
 
 // collect makes a node collect its garbage and returns Go's runtime.MemStats of it.
 func collect(b testing.TB, n *harness.Node) map[string]int64 {
 	b.Helper()
-	n.AdminGet("/debug/pprof/heap?gc=1")
+	n.Collect()
 	stats := map[string]int64{}
 	for line := range strings.Lines(n.AdminGet("/debug/pprof/heap?gc=1&debug=1").Body) {
 		name, value, ok := strings.Cut(strings.TrimSpace(strings.TrimPrefix(line, "#")), " = ")

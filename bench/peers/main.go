@@ -214,7 +214,7 @@ func run(ctx context.Context, o options, out, progress io.Writer) (err error) {
 		} else {
 			all.Results = append(all.Results, r)
 		}
-		l.end(slices.DeleteFunc(slices.Clone(l.running), func(q *process) bool { return q.in(etcd) })...)
+		l.end(slices.DeleteFunc(slices.Clone(l.running), func(q *process) bool { return slices.Contains(etcd, q) })...)
 	}
 	if len(all.Results) == 0 {
 		return err

@@ -5,12 +5,12 @@ package main
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"roster/e2e/harness/proc"
 )
 
 // The core of a process when they are pinned.
@@ -41,7 +43,7 @@ type processes struct {
 type process struct {
 	name string
 	cmd  *exec.Cmd
-	log  output
+	log  proc.Tail
 	done chan struct{} // closed when it has ended
 }
 
@@ -62,7 +64,7 @@ func (p *processes) starter() {
 
 // start starts a program on a core.
 func (p *processes) start(core int, name, path string, args ...string) (*process, error) {
-	q := &process{name: name, cmd: exec.Command(path, args...), done: make(chan struct{})}
+	q := &process{name: name, cmd: exec.Command(path, args...), log: proc.Tail{Keep: 4 << 10}, done: make(chan struct{})}
 	q.cmd.Env = environment()
 	q.cmd.Stdout, q.cmd.Stderr = &q.log, &q.log
 	// SIGTERM, for it also ends the children that nginx has.
@@ -157,13 +159,7 @@ func (p *processes) end(which ...*process) {
 	if which == nil {
 		which = p.running
 	}
-	kept := p.running[:0:0]
-	for _, q := range p.running {
-		if !q.in(which) {
-			kept = append(kept, q)
-		}
-	}
-	p.running = kept
+	p.running = slices.DeleteFunc(slices.Clone(p.running), func(q *process) bool { return slices.Contains(which, q) })
 	p.mu.Unlock()
 	for _, q := range which {
 		q.cmd.Process.Signal(syscall.SIGTERM)
@@ -178,15 +174,6 @@ func (p *processes) end(which ...*process) {
 		syscall.Kill(-q.cmd.Process.Pid, syscall.SIGKILL) // with its children
 		<-q.done
 	}
-}
-
-func (q *process) in(list []*process) bool {
-	for _, o := range list {
-		if o == q {
-			return true
-		}
-	}
-	return false
 }
 
 // wait waits until check is satisfied, and gives up when the process has ended, or
@@ -221,10 +208,6 @@ func (q *process) ids() []int {
 	return ids
 }
 
-// tick is the unit of CPU times in /proc: USER_HZ, which is 100 on every Linux that Go
-// runs on.
-const tick = 10 * time.Millisecond
-
 // usage is the CPU time of a process and its children so far, of all their threads.
 type usage struct{ user, system time.Duration }
 
@@ -232,23 +215,12 @@ func (u usage) sum() time.Duration { return u.user + u.system }
 
 func (q *process) usage() (u usage, err error) {
 	for _, id := range q.ids() {
-		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", id))
+		user, system, err := proc.CPU(id)
 		if err != nil {
 			return u, fmt.Errorf("%s: %w", q.name, err)
 		}
-		// The second field is the program's name in brackets, which may hold blanks.
-		_, rest, _ := strings.Cut(string(stat), ") ")
-		fields := strings.Fields(rest)
-		if len(fields) < 13 {
-			return u, errors.New("no CPU times in /proc/PID/stat")
-		}
-		user, err1 := strconv.Atoi(fields[11])
-		system, err2 := strconv.Atoi(fields[12])
-		if err := errors.Join(err1, err2); err != nil {
-			return u, fmt.Errorf("/proc/PID/stat: %w", err)
-		}
-		u.user += time.Duration(user) * tick
-		u.system += time.Duration(system) * tick
+		u.user += user
+		u.system += system
 	}
 	return u, nil
 }
@@ -256,37 +228,8 @@ func (q *process) usage() (u usage, err error) {
 // resident is the resident memory of a process and its children, in bytes.
 func (q *process) resident() (sum int64) {
 	for _, id := range q.ids() {
-		status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", id))
-		for line := range strings.Lines(string(status)) {
-			var kib int64
-			if n, _ := fmt.Sscanf(line, "VmRSS: %d kB", &kib); n == 1 {
-				sum += kib << 10
-			}
-		}
+		now, _, _ := proc.Memory(id) // a child may have ended
+		sum += now
 	}
 	return sum
-}
-
-// output keeps the last part of what a program writes.
-type output struct {
-	mu  sync.Mutex
-	buf []byte
-}
-
-const outputKept = 4 << 10
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.buf = append(o.buf, p...)
-	if len(o.buf) > 2*outputKept {
-		o.buf = append(o.buf[:0], o.buf[len(o.buf)-outputKept:]...)
-	}
-	return len(p), nil
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return string(o.buf)
 }

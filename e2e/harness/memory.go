@@ -3,8 +3,9 @@ package harness
 import (
 	"fmt"
 	"os"
-	"strings"
 	"testing"
+
+	"roster/e2e/harness/proc"
 )
 
 // NeedProc skips the test where memory cannot be read from Linux's /proc.
@@ -19,18 +20,9 @@ func NeedProc(t testing.TB) {
 // start or ResetPeak.
 func (p *Process) Memory() (now, peak int64) {
 	p.t.Helper()
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.Pid()))
+	now, peak, err := proc.Memory(p.Pid())
 	if err != nil {
 		p.t.Fatal(err)
-	}
-	for line := range strings.Lines(string(status)) {
-		var kib int64
-		if n, _ := fmt.Sscanf(line, "VmRSS: %d kB", &kib); n == 1 {
-			now = kib << 10
-		}
-		if n, _ := fmt.Sscanf(line, "VmHWM: %d kB", &kib); n == 1 {
-			peak = kib << 10
-		}
 	}
 	return now, peak
 }

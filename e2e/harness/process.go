@@ -8,10 +8,11 @@ import (
 	"os"
 	"os/exec"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"roster/e2e/harness/proc"
 )
 
 // A Process is a program that the test started. It is killed when the test ends.
@@ -19,7 +20,7 @@ type Process struct {
 	t    testing.TB
 	name string
 	cmd  *exec.Cmd
-	log  *logBuffer
+	log  *proc.Tail
 	done chan struct{} // closed once the program has ended and was waited for
 	err  error         // of Wait; read after done
 }
@@ -49,7 +50,7 @@ func StartMake(t testing.TB, target string, env ...string) *Process {
 // start starts a process that gets a signal if this one dies.
 func start(t testing.TB, name string, cmd *exec.Cmd, env []string, death syscall.Signal) *Process {
 	t.Helper()
-	p := &Process{t: t, name: name, cmd: cmd, log: &logBuffer{}, done: make(chan struct{})}
+	p := &Process{t: t, name: name, cmd: cmd, log: &proc.Tail{Keep: 1 << 20}, done: make(chan struct{})}
 	p.cmd.Env = append(cleanEnv(), env...)
 	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
 	p.cmd.WaitDelay = time.Second // a grandchild that keeps the output open
@@ -196,30 +197,6 @@ func CLI(t testing.TB, args ...string) Result {
 
 func (r Result) String() string {
 	return fmt.Sprintf("exit code %d\nstdout: %s\nstderr: %s", r.Code, r.Stdout, r.Stderr)
-}
-
-// logBuffer keeps the last part of what is written to it.
-type logBuffer struct {
-	mu  sync.Mutex
-	buf []byte
-}
-
-const logKept = 1 << 20
-
-func (b *logBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.buf = append(b.buf, p...)
-	if len(b.buf) > 2*logKept {
-		b.buf = append(b.buf[:0], b.buf[len(b.buf)-logKept:]...)
-	}
-	return len(p), nil
-}
-
-func (b *logBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return string(b.buf)
 }
 
 func tail(s string, n int) string {
