@@ -79,7 +79,7 @@ func (c *client) sendAnswer() (step exchange.Step, done bool) {
 			return 0, true
 		}
 		c.out = c.out[:0]
-		if f := c.receiveAnswer(chunked); f.Kind != exchange.None {
+		if f := c.receiveAnswer(); f.Kind != exchange.None {
 			return c.fail(f), false
 		}
 	}
@@ -120,7 +120,7 @@ func (c *client) answerTrailers() []message.Field {
 }
 
 // receiveAnswer receives more of the answer's body, or passes a long one on.
-func (c *client) receiveAnswer(chunked bool) exchange.Failure {
+func (c *client) receiveAnswer() exchange.Failure {
 	c.armBackend(c.timeouts.BetweenBytes)
 	left := c.answerBody.Remaining()
 	if c.link != nil && c.answer.Length > 0 && left > spliceAbove {

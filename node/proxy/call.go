@@ -25,7 +25,7 @@ func (c *client) dialCall(ctx context.Context, want pool.Request) exchange.Step 
 	}
 	c.session, c.reserved = s.(*http2.Conn), true
 	c.noteAddress(c.session)
-	if c.gone() || c.aborted.Load() {
+	if c.lost() {
 		return c.fail(exchange.Failure{Kind: exchange.ClientGone})
 	}
 	return c.x.Connected(reused)
@@ -92,7 +92,7 @@ func (c *client) sendCall() exchange.Step {
 	}
 	c.call = call
 	c.calling.Store(call)
-	if c.gone() || c.aborted.Load() {
+	if c.lost() {
 		return c.fail(exchange.Failure{Kind: exchange.ClientGone})
 	}
 	c.armBackend(c.timeouts.FirstByte)

@@ -59,7 +59,6 @@ type client struct {
 	calling    atomic.Pointer[http2.Stream] // or this, of a backend that speaks HTTP/2
 	http2      atomic.Pointer[http2.Conn]   // what the connection speaks, or the stream's connection
 	greeting   atomic.Bool                  // what comes before requests is not over
-	aborted    atomic.Bool
 	life       lifetime
 }
 

@@ -300,7 +300,7 @@ func (c *client) dial(ctx context.Context) exchange.Step {
 	c.link = link
 	c.noteAddress(link)
 	c.waitingOn.Store(link)
-	if c.gone() || c.aborted.Load() {
+	if c.lost() {
 		return c.fail(exchange.Failure{Kind: exchange.ClientGone})
 	}
 	return c.x.Connected(link.Reused())
@@ -310,7 +310,7 @@ func (c *client) dial(ctx context.Context) exchange.Step {
 func (c *client) notConnected(err error) exchange.Failure {
 	var e *pool.Error
 	switch {
-	case c.gone() || c.aborted.Load():
+	case c.lost():
 		return exchange.Failure{Kind: exchange.ClientGone}
 	case errors.Is(err, pool.ErrBusy), errors.Is(err, pool.ErrWaitTimeout):
 		return exchange.Failure{Kind: exchange.Busy}
@@ -498,7 +498,7 @@ func (c *client) extend(err error) bool {
 func (c *client) broken(err error) exchange.Failure {
 	kind := exchange.Closed
 	switch {
-	case c.gone() || c.aborted.Load():
+	case c.lost():
 		kind = exchange.ClientGone
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		c.silent = true

@@ -210,7 +210,7 @@ func (c *client) serveHTTP2() {
 		PingInterval:  config.IdleTimeout,
 	})
 	c.http2.Store(h)
-	if c.p.ending.Load() || c.aborted.Load() {
+	if c.p.ending.Load() || c.life.over.Load() {
 		h.GoAway()
 	}
 	c.shard.http2.Add(1)

@@ -33,7 +33,7 @@ func (c *client) tunnel() {
 	}
 	// From here on the end of the client's stream is passed on, and is no reason to
 	// cancel anything.
-	if c.endWait() && err == nil && !c.aborted.Load() {
+	if c.endWait() && err == nil && !c.lost() {
 		c.copyBothWays(link)
 	}
 	c.conn.Close()

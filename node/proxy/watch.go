@@ -108,11 +108,10 @@ var longAgo = time.Unix(1, 0)
 // abort ends the connection wherever it is. What is over it, TLS, is not asked: it
 // may be about to be put there, and it takes its time to say goodbye.
 func (c *client) abort() {
-	c.aborted.Store(true)
+	c.life.end() // before the look at the state: who begins to wait looks at them the other way round
 	if s := c.state.Load(); s > 0 && c.state.CompareAndSwap(s, cancelled) {
 		c.unblock()
 	}
-	c.life.end()
 	if c.stream == nil {
 		c.bare.Close()
 	}
@@ -133,6 +132,10 @@ func (c *client) endWait() bool {
 
 // gone tells if the client went while it waited.
 func (c *client) gone() bool { return c.state.Load() == cancelled }
+
+// lost tells if nobody is to be served any more: the client went while it waited, or
+// its connection was ended from here.
+func (c *client) lost() bool { return c.gone() || c.life.over.Load() }
 
 // startIdle lets the watch have one look at the idle connection.
 func (c *client) startIdle() { c.state.Store(-c.p.tick.Load() - 1) }
