@@ -92,7 +92,7 @@ var (
 	sick         = desc("backends_sick", "Backends that get no new requests: sick by their probe or an override, drained, or at fault.")
 	overridden   = desc("overrides", "Words of operators on the health of backends and directors that are in effect.")
 	transitions  = desc("health_transitions_total", "Verdicts of probes that changed.", "to")
-	probeAge     = desc("backend_probe_last_run_age_seconds", "Since the backend's last probe ended, or since its verdict if there was none yet.", "backend")
+	probeAge     = desc("backend_probe_last_run_age_seconds", "Since the backend's last probe ended; there is none before the first.", "backend")
 	probeGood    = desc("backend_probe_good", "Good probes in the backend's window.", "backend")
 	probeAverage = desc("backend_probe_response_seconds", "Average response time of good probes.", "backend")
 	connections  = desc("backend_connections", "Connections of a backend's pool, which others at its address share.", "backend", "state")

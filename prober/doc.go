@@ -3,9 +3,10 @@
 //
 // CheckOf turns a backend and its probe into a Check, whose Key is all that makes
 // a difference on the wire. Acquire returns a backend's Ref to the prober of its
-// check and makes that if there is none; Healthy is the verdict, Change follows a
-// changed definition, Release ends it. Manager.Run probes. Use.Notify gets what
-// changed. Once makes a check once, with all that was sent and received.
+// check and makes that if there is none; Healthy is the verdict, Release ends it. For
+// a definition that changed, acquire the next one with Use.Carry before the release.
+// Manager.Run probes. Use.Notify gets what changed. Once makes a check once, with all
+// that was sent and received.
 //
 // # Judging
 //
@@ -13,8 +14,8 @@
 // makes it a verdict (window, threshold, initial) is a backend's own Judge, so
 // that those which differ in it alone share a prober, and one that joins a prober
 // later is judged by the history at once. Before the first answer Judge.Initial
-// decides for a new backend; the verdict that one had before (by Change, or
-// Use.Carry) holds until then.
+// decides for a new backend; the verdict that one had before
+// (Use.Carry) holds until then.
 //
 // A probe that fails for a fault of this machine (no ports, no descriptors) is not
 // part of the history: it is counted, logged, and made again within a second.
@@ -41,7 +42,7 @@
 //
 // All methods may be called at any time from any goroutine. A verdict is one
 // atomic word, a History one atomic pointer: all its registers belong together.
-// Acquire, Change and Release do no I/O and cost the same whatever exists. After
+// Acquire and Release do no I/O and cost the same whatever exists. After
 // Run returned they still work, and nothing is probed any more.
 //
 // # What it does not do

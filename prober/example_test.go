@@ -61,14 +61,18 @@ func Example() {
 
 	// web-1 moves to another check, and is healthy until that has an answer.
 	other := decode(store.Probes, `{"url": "/nothing"}`).(*store.Probe)
-	if err := a.Change(prober.CheckOf(backend, other, pool.Deps{}), prober.JudgeOf(other)); err != nil {
+	moved, err := m.Acquire(prober.CheckOf(backend, other, pool.Deps{}), prober.Use{
+		Name: "web-1", Judge: prober.JudgeOf(other), Carry: prober.VerdictOf(a.Healthy()), Notify: func(t prober.Transition) { told <- t },
+	})
+	if err != nil {
 		fmt.Println(err)
 		return
 	}
+	a.Release()
 	t = <-told
 	fmt.Printf("%s: healthy %v: %s: %s\n", t.Name, t.Healthy, t.Stage, t.Text)
 
-	a.Release()
+	moved.Release()
 	b.Release()
 	cancel()
 	fmt.Println(<-ended, m.Stats().Probers)

@@ -176,10 +176,7 @@ func TestAcquireAgainKeepsHistory(t *testing.T) {
 				t.Fatal("sick, though the history is good")
 			}
 			r.Release()
-			r = next
-			if err := r.Change(c, judge); err != nil {
-				t.Fatal(err)
-			}
+			r = follows(t, next, c, judge)
 			synctest.Wait()
 		}
 		if got := p.count(); got != before {
@@ -365,29 +362,23 @@ func TestVerdictIsCarriedOver(t *testing.T) {
 			moved := n.at("10.0.0.7:81").does(func(c net.Conn) { time.Sleep(time.Second); row.new(c) })
 			var l journal
 			r := m.mustAcquire(t, check(t, "10.0.0.7", `{}`), Use{Judge: judge, Notify: l.notify})
-			defer r.Release()
+			defer func() { r.Release() }()
 			time.Sleep(time.Minute)
 			l.take()
 			if r.Healthy() != row.was {
 				t.Fatalf("%s: healthy %v at first", row.name, r.Healthy())
 			}
-			if err := r.Change(check(t, "10.0.0.7:81", `{}`), judge); err != nil {
-				t.Fatal(err)
-			}
+			r = follows(t, r, check(t, "10.0.0.7:81", `{}`), judge)
 			synctest.Wait()
 			if s := r.Snapshot(); s.Healthy != row.until || !s.Carried || s.Probes != 0 || moved.count() != 1 {
 				t.Errorf("%s: while the new prober has no answer: %+v, want healthy %v", row.name, s, row.until)
 			}
 			// Another judge, and another check again, change nothing before the answer.
-			if err := r.Change(check(t, "10.0.0.7:81", `{}`), Judge{8, 3, 3}); err != nil {
-				t.Fatal(err)
-			}
+			r = follows(t, r, check(t, "10.0.0.7:81", `{}`), Judge{8, 3, 3})
 			if r.Healthy() != row.until {
 				t.Errorf("%s: another judge made it %v", row.name, r.Healthy())
 			}
-			if err := r.Change(check(t, "10.0.0.7:81", `{"interval": "6s"}`), judge); err != nil {
-				t.Fatal(err)
-			}
+			r = follows(t, r, check(t, "10.0.0.7:81", `{"interval": "6s"}`), judge)
 			if r.Healthy() != row.until {
 				t.Errorf("%s: another check made it %v", row.name, r.Healthy())
 			}
@@ -434,12 +425,10 @@ func TestChangeOfJudge(t *testing.T) {
 		p := n.at("10.0.0.7:80").does(good)
 		c := check(t, "10.0.0.7", `{}`)
 		r := m.mustAcquire(t, c, Use{Judge: judge})
-		defer r.Release()
+		defer func() { r.Release() }()
 		synctest.Wait()
 		for j, want := range map[Judge]bool{{8, 2, 0}: false, {8, 1, 0}: true, {64, 64, 63}: true, {64, 64, 62}: false} {
-			if err := r.Change(c, j); err != nil {
-				t.Fatal(err)
-			}
+			r = follows(t, r, c, j)
 			if r.Healthy() != want {
 				t.Errorf("%+v over one good probe: healthy %v, want %v", j, r.Healthy(), want)
 			}
@@ -778,8 +767,8 @@ func TestDanglingReferences(t *testing.T) {
 			if _, err := m.Acquire(c, Use{Judge: judge}); err == nil {
 				t.Errorf("%s: no error from Acquire", value)
 			}
-			if err := r.Change(c, judge); err == nil {
-				t.Errorf("%s: no error from Change", value)
+			if same, err := follow(r, c, judge); err == nil || same != r {
+				t.Errorf("%s: no error for a change to it", value)
 			}
 			if _, err := Once(t.Context(), n.pools(), c); err == nil {
 				t.Errorf("%s: no error from Once", value)
@@ -880,9 +869,13 @@ func TestProbersAreThoseReferredTo(t *testing.T) {
 				"change": func(rt *rapid.T) {
 					r, c := pick(), rapid.SampledFrom(checks).Draw(rt, "check")
 					was, had := r.Healthy(), r.Snapshot()
-					if err := r.Change(c, judge); err != nil {
+					delete(want, r)
+					next, err := follow(r, c, judge)
+					if err != nil {
 						rt.Fatal(err)
 					}
+					refs[slices.Index(refs, r)] = next
+					r = next
 					if s := r.Snapshot(); s.Probes == 0 && s.Check.Key() != had.Check.Key() && s.Healthy != was {
 						rt.Fatalf("the verdict %v was not carried over", was)
 					}
@@ -950,9 +943,11 @@ func TestConcurrentUse(t *testing.T) {
 				r := m.mustAcquire(t, check(t, fmt.Sprintf("10.0.0.%d", i), `{}`), Use{Judge: judge, Notify: func(t Transition) { t.Ref.Snapshot() }})
 				for k := range 50 {
 					time.Sleep(time.Duration(100*k+i) * time.Millisecond)
-					if err := r.Change(check(t, fmt.Sprintf("10.0.0.%d", (i+k)%8), `{}`), judge); err != nil {
+					next, err := follow(r, check(t, fmt.Sprintf("10.0.0.%d", (i+k)%8), `{}`), judge)
+					if err != nil {
 						t.Error(err)
 					}
+					r = next
 					r.Healthy()
 					r.Snapshot()
 					m.List()
@@ -978,16 +973,14 @@ func TestReleasingTwicePanics(t *testing.T) {
 	c := check(t, "10.0.0.7", `{}`)
 	r := m.mustAcquire(t, c, Use{Judge: judge})
 	r.Release()
-	for name, call := range map[string]func(){"Release": r.Release, "Change": func() { r.Change(c, judge) }} {
-		func() {
-			defer func() {
-				if recover() == nil {
-					t.Errorf("%s after Release did not panic", name)
-				}
-			}()
-			call()
+	func() {
+		defer func() {
+			if recover() == nil {
+				t.Error("Release after Release did not panic")
+			}
 		}()
-	}
+		r.Release()
+	}()
 	if s := m.Stats(); s.Probers != 0 {
 		t.Errorf("%+v, want no prober", s)
 	}
@@ -1006,4 +999,25 @@ func TestConfigValidate(t *testing.T) {
 	if got := (Config{}).withDefaults().Concurrency; got < 2 || got > 16384 {
 		t.Errorf("the default concurrency is %d", got)
 	}
+}
+
+// follow is what an applier does when the check or the judge of a live backend
+// changes: the next reference takes the verdict over. After an error r goes on.
+func follow(r *Ref, c *Check, j Judge) (*Ref, error) {
+	was := r.Snapshot()
+	next, err := r.m.Acquire(c, Use{Name: r.name, Judge: j, Carry: VerdictOf(was.Healthy), Since: was.Since, Notify: r.notify})
+	if err != nil {
+		return r, err
+	}
+	r.Release()
+	return next, nil
+}
+
+func follows(t *testing.T, r *Ref, c *Check, j Judge) *Ref {
+	t.Helper()
+	next, err := follow(r, c, j)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return next
 }

@@ -36,8 +36,7 @@ type Transition struct {
 }
 
 // Ref is one backend's reference to the prober of its check, and its verdict.
-// All methods may be called from any goroutine, but Change and Release from one
-// at a time.
+// All methods may be called from any goroutine.
 type Ref struct {
 	m       *Manager
 	name    string
@@ -71,38 +70,6 @@ func (m *Manager) Acquire(c *Check, u Use) (*Ref, error) {
 	m.mu.Unlock()
 	release(spare)
 	return r, nil
-}
-
-// Change has r follow another check, or judge otherwise. With the check as it is
-// the history counts on, by the new judge. A check with a history is judged by
-// it at once; one without an answer leaves the verdict as it is until it has one.
-// Notify is not called for what Change itself changes: Healthy tells. After an
-// error nothing has changed.
-func (r *Ref) Change(c *Check, j Judge) error {
-	m := r.m
-	if r.isReleased() {
-		panic("prober: change of a released reference")
-	}
-	pr, spare, err := m.lockProber(c)
-	if err != nil {
-		return err
-	}
-	var unused *pool.Pool
-	if old := r.pr; old != pr {
-		r.carry = VerdictOf(r.healthy.Load())
-		r.unlink()
-		r.link(pr)
-		unused = m.dropUnused(old)
-	}
-	r.judge = j
-	if is := r.verdict(pr.history.Load()); is != r.healthy.Load() {
-		r.healthy.Store(is)
-		r.since = time.Now()
-	}
-	m.mu.Unlock()
-	release(spare)
-	release(unused)
-	return nil
 }
 
 // Release ends the reference; Notify is not called any more, but for a call under
