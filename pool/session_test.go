@@ -610,6 +610,7 @@ func TestSessionsEndWithTheirLastExchange(t *testing.T) {
 				a.Unreserve()
 				row.end(p)
 				<-a.Done()
+				synctest.Wait() // b may be so new that it is told by who made it
 				if !b.isAway() || b.Active() != 1 {
 					t.Error("the other is not going away, or has lost its exchange")
 				}
