@@ -112,20 +112,37 @@ func connectError(addr string, err error) *Error {
 		e.Kind = Timeout
 	case errors.As(err, &errno):
 		e.Kind = kindOf(errno)
+		if errno == syscall.EADDRNOTAVAIL && noWay(addr, net.Dial) {
+			e.Kind = Unroutable
+		}
 	}
 	return e
+}
+
+// noWay tells if EADDRNOTAVAIL for an address is no passing fault of this machine: it
+// has no address that could reach that one, as where IPv6 is off. Linux says the same
+// of ports that ran out. Those are TCP's, so dial is asked for a UDP socket, which
+// sends nothing.
+func noWay(addr string, dial func(network, address string) (net.Conn, error)) bool {
+	conn, err := dial("udp", addr)
+	if err != nil {
+		return errors.Is(err, syscall.EADDRNOTAVAIL)
+	}
+	conn.Close()
+	return false
 }
 
 // kindOf classifies the error number of a connect. Without a closer match it is
 // the backend's: then the health of a backend is judged as it should be.
 func kindOf(errno syscall.Errno) Kind {
 	switch errno {
-	case syscall.ENETUNREACH, syscall.EHOSTUNREACH, syscall.ENETDOWN, syscall.EHOSTDOWN:
+	case syscall.ENETUNREACH, syscall.EHOSTUNREACH, syscall.ENETDOWN, syscall.EHOSTDOWN,
+		syscall.EAFNOSUPPORT, syscall.EPROTONOSUPPORT:
 		return Unroutable
 	case syscall.ETIMEDOUT:
 		return Timeout
 	case syscall.EADDRNOTAVAIL, syscall.EADDRINUSE, syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM,
-		syscall.EACCES, syscall.EPERM, syscall.EAFNOSUPPORT, syscall.EPROTONOSUPPORT:
+		syscall.EACCES, syscall.EPERM:
 		return Local
 	}
 	return Refused

@@ -113,7 +113,7 @@ func (p *probe) notConnected(err error) {
 	var e *pool.Error
 	if errors.As(err, &e) {
 		what = e.Err
-		p.local = e.Kind == pool.Local && !noWay(e, net.Dial)
+		p.local = e.Kind == pool.Local
 		switch e.Stage {
 		case pool.Resolve:
 			stage, missing = Resolve, "address"
@@ -126,25 +126,6 @@ func (p *probe) notConnected(err error) {
 		return
 	}
 	p.fail(stage, "%v", what)
-}
-
-// noWay tells if a fault of this machine is no passing one: it has no address that
-// could reach the backend's, as where IPv6 is off. Linux says the same of ports that
-// ran out. Those are TCP's, so dial is asked for a UDP socket, which sends nothing.
-// Without this no backend with an IPv6 address would ever go sick there.
-func noWay(e *pool.Error, dial func(network, address string) (net.Conn, error)) bool {
-	switch {
-	case errors.Is(e.Err, syscall.EAFNOSUPPORT), errors.Is(e.Err, syscall.EPROTONOSUPPORT):
-		return true
-	case !errors.Is(e.Err, syscall.EADDRNOTAVAIL):
-		return false
-	}
-	conn, err := dial("udp", e.Addr)
-	if err != nil {
-		return errors.Is(err, syscall.EADDRNOTAVAIL)
-	}
-	conn.Close()
-	return false
 }
 
 func (p *probe) tcp() {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"strings"
 	"syscall"
 	"testing"
@@ -317,42 +316,19 @@ func TestLocalFaultIsNoJudgement(t *testing.T) {
 	<-ended.Done()
 	for _, row := range []struct {
 		ctx   context.Context
+		kind  pool.Kind
 		errno syscall.Errno
 		local bool
 	}{
-		{t.Context(), syscall.EMFILE, true},
-		{ended, syscall.EMFILE, true},
-		{t.Context(), syscall.EADDRNOTAVAIL, true}, // of 127.0.0.1
-		{t.Context(), syscall.EAFNOSUPPORT, false},
+		{t.Context(), pool.Local, syscall.EMFILE, true},
+		{ended, pool.Local, syscall.EMFILE, true},
+		{t.Context(), pool.Local, syscall.EADDRNOTAVAIL, true}, // of 127.0.0.1
+		{t.Context(), pool.Unroutable, syscall.EAFNOSUPPORT, false},
 	} {
-		err := &pool.Error{Kind: pool.Local, Stage: pool.Connect, Addr: "127.0.0.1:80", Err: row.errno}
+		err := &pool.Error{Kind: row.kind, Stage: pool.Connect, Addr: "127.0.0.1:80", Err: row.errno}
 		o := check(t, "127.0.0.1", `{}`).run(row.ctx, failing{err}, nil)
 		if o.local != row.local || o.stage != Connect || o.text != row.errno.Error() {
 			t.Errorf("%v: %+v, want it local: %v", row.errno, o, row.local)
-		}
-	}
-}
-
-// "Cannot assign requested address" is for want of ports, or for want of an address.
-func TestNoWayToTheAddressIsNoWantOfPorts(t *testing.T) {
-	t.Parallel()
-	for _, row := range []struct {
-		udp  error
-		want bool
-	}{
-		{nil, false},
-		{os.NewSyscallError("connect", syscall.EADDRNOTAVAIL), true},
-		{os.NewSyscallError("socket", syscall.EMFILE), false},
-		{os.NewSyscallError("connect", syscall.ENETUNREACH), false},
-	} {
-		var asked string
-		got := noWay(&pool.Error{Kind: pool.Local, Addr: "[::1]:80", Err: syscall.EADDRNOTAVAIL}, func(network, address string) (net.Conn, error) {
-			asked = network + " " + address
-			c, _ := net.Pipe()
-			return c, row.udp
-		})
-		if got != row.want || asked != "udp [::1]:80" {
-			t.Errorf("UDP says %v: %v, asked for %s", row.udp, got, asked)
 		}
 	}
 }
