@@ -254,7 +254,7 @@ func (n *Node) build(own []netip.AddrPort) (err error) {
 		n.events.Health(t)
 	})
 	serving := c.serving()
-	serving.Table, serving.Await, serving.AccessLog = n.applier.Current, n.await, n.log.Load()
+	serving.Table, serving.Start, serving.Await, serving.AccessLog = n.applier.Current, n.applier.Start(), n.await, n.log.Load()
 	n.proxy = proxy.New(serving)
 	return nil
 }

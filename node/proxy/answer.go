@@ -7,6 +7,7 @@ import (
 	"roster/http1"
 	"roster/http2"
 	"roster/message"
+	"roster/node/table"
 )
 
 // copyBelow is the size up to which bytes of a body are copied behind the head,
@@ -167,6 +168,11 @@ func (c *client) finishBackend() {
 		c.stopUpload()
 		reuse = reuse && u.complete
 	}
+	outcome := table.Good
+	if s := c.answer.Status; s >= 500 && s != 501 && s != 505 {
+		outcome = table.Bad
+	}
+	c.ask.Done(outcome, 0, c.p.now())
 	if class := c.answer.Status/100 - 1; class < len(c.picked.Runtime.Responses) {
 		c.picked.Runtime.Responses[class].Add(1)
 	}

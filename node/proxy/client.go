@@ -19,6 +19,7 @@ import (
 	"roster/message"
 	"roster/node/accesslog"
 	"roster/node/inbound"
+	"roster/node/table"
 	"roster/pool"
 )
 
@@ -78,6 +79,7 @@ type work struct {
 	body       http1.Body       // of the request
 	answerBody http1.Body
 	x          exchange.Exchange
+	ask        table.Ask
 	pipe       io.LimitedReader
 	entry      accesslog.Entry
 	kept       bool // entry has what it needs of the request's head
@@ -168,6 +170,7 @@ func (c *client) end() {
 		if c.work != nil {
 			c.stopUpload()
 			c.dropBackend(false)
+			c.ask.End()
 			c.work = nil // it may be in any state
 		}
 	}
@@ -405,6 +408,7 @@ func (c *client) giveWork() {
 	w.body.Reset(0)
 	w.answerBody.Reset(0)
 	w.x.Shrink()
+	w.ask.End()
 	w.try = try{}
 	w.vec = [2][]byte{}
 	w.bufs = nil

@@ -19,6 +19,9 @@ type Config struct {
 	// Table returns the newest table. It is called once per request, and the
 	// request knows no other.
 	Table func() *table.Table
+	// Start is the zero of the tables' clock, see table.Applier.Start. Zero means the
+	// time of New.
+	Start time.Time
 	// Await returns nil once Table's result has seen a revision, or ctx's error. It
 	// may be nil if Exchange.MinRevisionWait is 0.
 	Await func(ctx context.Context, revision int64) error
@@ -91,6 +94,9 @@ func (c Config) withDefaults() Config {
 	fill(&c.HeadTimeout, 15*time.Second)
 	fill(&c.BodyTimeout, 30*time.Second)
 	fill(&c.WriteTimeout, 60*time.Second)
+	if c.Start.IsZero() {
+		c.Start = time.Now()
+	}
 	if c.Limits.MaxHead == 0 {
 		c.Limits.MaxHead = 64 << 10
 	}

@@ -12,6 +12,7 @@ import (
 
 	"roster/http1"
 	"roster/message"
+	"roster/node/table"
 )
 
 // TestNoAllocations: a plain request through the proxy, on warm connections,
@@ -25,8 +26,12 @@ func TestNoAllocations(t *testing.T) {
 	if _, err := parser.Request(request, &head); err != nil {
 		t.Fatal(err)
 	}
-	table := r.applier.Current()
-	asking := testing.AllocsPerRun(500, func() { table.Match(&head, netip.Addr{}) })
+	current := r.applier.Current()
+	var ask table.Ask
+	asking := testing.AllocsPerRun(500, func() {
+		ask.Begin(&head, netip.Addr{}, 0)
+		current.Match(&ask)
+	})
 	got := testing.AllocsPerRun(500, func() {
 		if err := c.do(request, 1<<10); err != nil {
 			t.Fatal(err)

@@ -220,7 +220,8 @@ func (c *client) route() exchange.Step {
 	if c.table == nil {
 		return c.x.Failed(exchange.Failure{Kind: exchange.NoBackend})
 	}
-	route, ref, err := c.table.Match(&c.request, c.x.Client())
+	c.ask.Begin(&c.request, c.x.Client(), c.began)
+	route, ref, err := c.table.Match(&c.ask)
 	c.taken = route
 	switch {
 	case errors.Is(err, table.ErrCondition):
@@ -239,7 +240,7 @@ func (c *client) route() exchange.Step {
 // pick asks the table for a backend.
 func (c *client) pick() exchange.Step {
 	c.release()
-	b, err := c.table.Pick(c.ref)
+	b, err := c.table.Pick(c.ref, &c.ask)
 	if err != nil {
 		return c.x.Failed(exchange.Failure{Kind: exchange.NoBackend})
 	}
@@ -538,10 +539,15 @@ func (c *client) fail(f exchange.Failure) exchange.Step {
 // failed cleans up after a failure that leads to step.
 func (c *client) failed(step exchange.Step, kind exchange.Kind) {
 	c.stopUpload()
+	outcome := table.Unknown
 	if kind.Backend() {
 		c.picked.Runtime.Failures.Add(1)
+		outcome = table.Bad
 	}
 	c.discard()
+	if step != exchange.Connect {
+		c.ask.Done(outcome, 0, c.p.now())
+	}
 	switch step {
 	case exchange.Connect:
 		c.shard.retries.Add(1)

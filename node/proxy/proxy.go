@@ -77,7 +77,7 @@ func New(c Config) *Proxy {
 	p := &Proxy{
 		config:    c,
 		policy:    exchange.New(c.Exchange),
-		start:     time.Now(),
+		start:     c.Start,
 		listeners: make(map[*listener]struct{}),
 		drained:   make(chan struct{}),
 		wake:      make(chan struct{}, 1),

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"roster/http1"
+	"roster/node/table"
 	"roster/pool"
 )
 
@@ -37,6 +38,7 @@ func (c *client) tunnel() {
 		c.copyBothWays(link)
 	}
 	c.conn.Close()
+	c.ask.Done(table.Good, 0, c.p.now())
 	c.dropBackend(false)
 	c.picked.Runtime.Responses[0].Add(1)
 	c.account()

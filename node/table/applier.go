@@ -24,6 +24,7 @@ type Applier struct {
 	pools   Pools
 	probers Probers // nil: nothing is probed
 	notify  func(prober.Transition)
+	start   time.Time
 	current atomic.Pointer[Table]
 
 	edits  uint64  // made so far
@@ -47,6 +48,7 @@ type Applier struct {
 func NewApplier(pools Pools) *Applier {
 	a := &Applier{
 		pools:   pools,
+		start:   time.Now(),
 		refs:    make([]int32, 1), // Ref 0 refers to nothing
 		users:   make(map[store.Key]map[string]struct{}),
 		losers:  make(map[store.Key]*claim),
@@ -56,6 +58,9 @@ func NewApplier(pools Pools) *Applier {
 	a.current.Store(empty())
 	return a
 }
+
+// Start is the zero of the clock that requests are timed by.
+func (a *Applier) Start() time.Time { return a.start }
 
 // Current is the newest table. Any goroutine may ask.
 func (a *Applier) Current() *Table { return a.current.Load() }

@@ -160,10 +160,13 @@ func BenchmarkPick(b *testing.B) {
 			t := a.Apply(backends(b, n))
 			b.ReportAllocs()
 			b.RunParallel(func(pb *testing.PB) {
+				var ask Ask
+				ask.Begin(&message.Request{}, noClient, 0)
 				for pb.Next() {
-					if _, err := t.Pick(t.fallback); err != nil {
+					if _, err := t.Pick(t.fallback, &ask); err != nil {
 						b.Fatal(err)
 					}
+					ask.Done(Good, 0, 0)
 				}
 			})
 		})
@@ -180,9 +183,11 @@ func BenchmarkMatch(b *testing.B) {
 			}
 			t := NewApplier(pool.New(pool.Config{})).Apply(c)
 			r := &message.Request{Method: []byte("GET"), Target: []byte("/j/index?q=1"), Authority: []byte(fmt.Sprintf("h%06d.test:80", n/2))}
+			var ask Ask
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, _, err := t.Match(r, noClient); err != nil {
+				ask.Begin(r, noClient, 0)
+				if _, _, err := t.Match(&ask); err != nil {
 					b.Fatal(err)
 				}
 			}

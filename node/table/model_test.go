@@ -298,7 +298,7 @@ func checkMatch(rt *rapid.T, tab *Table) {
 		}).Name
 	}
 	got := "default rule"
-	r, _, err := tab.Match(&message.Request{Method: []byte("GET"), Target: []byte(path), Authority: []byte(host)}, noClient)
+	r, _, err := find(tab, &message.Request{Method: []byte("GET"), Target: []byte(path), Authority: []byte(host)}, noClient)
 	if err != nil {
 		rt.Fatal(err)
 	}

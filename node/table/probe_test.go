@@ -246,7 +246,7 @@ func TestVerdictsOfBackendsThatHaveNoAnswerYet(t *testing.T) {
 			if got := slot.Available(); got != test.want {
 				t.Errorf("available is %v, want %v", got, test.want)
 			}
-			if _, err := tab.Pick(1); (err == nil) != test.want {
+			if _, err := pick(tab, 1); (err == nil) != test.want {
 				t.Errorf("a request got %v, want one: %v", err, test.want)
 			}
 		})
@@ -400,7 +400,7 @@ func TestQueueIsShutIfAndOnlyIfTheBackendIsSick(t *testing.T) {
 		return fmt.Sprintf(`{"host":%q,"port":%s,"max_connections":1,"wait_limit":%d,"wait_timeout":"1h","probe":{"url":"/%d","interval":"1ms","window":1,"threshold":1}}`,
 			host, port, 1+i%2, i/8%2)
 	}
-	b, _ := f.put("backends/a", value(0), "health/a", "healthy").Pick(1)
+	b, _ := pick(f.put("backends/a", value(0), "health/a", "healthy"), 1)
 	if err := b.Runtime.Acquire(t.Context()); err != nil { // so that others have to wait
 		t.Fatal(err)
 	}

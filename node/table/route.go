@@ -186,9 +186,8 @@ func order(a, b entry) int {
 // matching route it is nil and the default rule's name: the one called
 // default, else the oldest backend, else 0. The error is ErrPath or
 // ErrCondition.
-//
-// client is who the request is from, after --trusted-proxies.
-func (t *Table) Match(r *message.Request, client netip.Addr) (*Route, Ref, error) {
+func (t *Table) Match(a *Ask) (*Route, Ref, error) {
+	r := a.request
 	var hostBuf, pathBuf [256]byte
 	rawPath, query, _ := bytes.Cut(r.Target, []byte{'?'})
 	path, err := Normalize(pathBuf[:0], rawPath)
@@ -199,7 +198,7 @@ func (t *Table) Match(r *message.Request, client netip.Addr) (*Route, Ref, error
 	if rs.byName.Len() == 0 {
 		return nil, t.fallback, nil
 	}
-	m := match{r: r, path: path, query: query, client: client}
+	m := match{r: r, path: path, query: query, client: a.client}
 	host := hostname(hostBuf[:0], r.Authority)
 	var best *entry
 	consider := func(bucket []entry) { // buckets come from the most specific host on

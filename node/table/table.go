@@ -354,8 +354,12 @@ func (t *Table) available(ref Ref, tr *trail) bool {
 // balancer.ErrNoBackend, or the chosen backend's Fault.
 //
 // A director gives the turn to its members; one that leads back to a director
-// already being asked, or nests deeper than eight, is skipped.
-func (t *Table) Pick(ref Ref) (*Backend, error) {
+// already being asked, or nests deeper than eight, is skipped. Each pick has to be
+// followed by a.Done.
+func (t *Table) Pick(ref Ref, a *Ask) (*Backend, error) {
+	if a.picked {
+		a.Done(Unknown, 0, a.now)
+	}
 	var tr trail
 	for {
 		s := t.slots.at(ref)
@@ -366,6 +370,7 @@ func (t *Table) Pick(ref Ref) (*Backend, error) {
 			case !s.Available():
 				return nil, balancer.ErrNoBackend
 			}
+			a.picked = true
 			return s.Backend, nil
 		}
 		if !t.available(ref, &tr) {

@@ -51,11 +51,25 @@ func (f *fixture) put(pairs ...string) *Table {
 	return f.Apply(c)
 }
 
+// pick chooses for a request of which nothing is known.
+func pick(t *Table, ref Ref) (*Backend, error) {
+	var a Ask
+	a.Begin(&message.Request{}, noClient, 0)
+	return t.Pick(ref, &a)
+}
+
+// find finds the route of a request.
+func find(t *Table, r *message.Request, client netip.Addr) (*Route, Ref, error) {
+	var a Ask
+	a.Begin(r, client, 0)
+	return t.Match(&a)
+}
+
 // picks says where n requests without a route's help go.
 func picks(t *Table, n int) string {
 	var all []string
 	for range n {
-		b, err := t.Pick(t.fallback)
+		b, err := pick(t, t.fallback)
 		if err != nil {
 			all = append(all, err.Error())
 			continue
@@ -196,13 +210,13 @@ func TestAMissingViaIsDanglingUntilItComes(t *testing.T) {
 	f := newFixture(t)
 	tab := f.put("backends/a", `{"host":"127.0.0.1","via":"hop"}`)
 	var d *DanglingError
-	if _, err := tab.Pick(tab.fallback); !errors.As(err, &d) || d.Key.String() != "backends/hop" {
+	if _, err := pick(tab, tab.fallback); !errors.As(err, &d) || d.Key.String() != "backends/hop" {
 		t.Errorf("picking gave %v, want that backends/hop is missing", err)
 	}
-	if b, err := f.put("backends/hop", host(9)).Pick(1); err != nil {
+	if b, err := pick(f.put("backends/hop", host(9)), 1); err != nil {
 		t.Errorf("with the via there: %v, %v", b, err)
 	}
-	if _, err := f.put("backends/hop", `{"host":"127.0.0.9","via":"a"}`).Pick(1); err == nil {
+	if _, err := pick(f.put("backends/hop", `{"host":"127.0.0.9","via":"a"}`), 1); err == nil {
 		t.Error("a via with a via is used")
 	}
 }
@@ -210,11 +224,11 @@ func TestAMissingViaIsDanglingUntilItComes(t *testing.T) {
 func TestRequestsOfAnOlderDefinitionCountAgainstTheNewLimit(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	b, _ := f.put("backends/a", host(1)).Pick(1)
+	b, _ := pick(f.put("backends/a", host(1)), 1)
 	if err := b.Runtime.Acquire(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	b, _ = f.put("backends/a", `{"host":"127.0.0.2","max_connections":1}`).Pick(1)
+	b, _ = pick(f.put("backends/a", `{"host":"127.0.0.2","max_connections":1}`), 1)
 	if err := b.Runtime.Acquire(context.Background()); !errors.Is(err, pool.ErrBusy) {
 		t.Errorf("a second request got %v, want %v", err, pool.ErrBusy)
 	}
@@ -222,7 +236,7 @@ func TestRequestsOfAnOlderDefinitionCountAgainstTheNewLimit(t *testing.T) {
 	if f.Leaving() != 1 {
 		t.Errorf("%d backends are leaving, want the one with a request", f.Leaving())
 	}
-	again, _ := f.put("backends/a", `{"host":"127.0.0.3","max_connections":1}`).Pick(1)
+	again, _ := pick(f.put("backends/a", `{"host":"127.0.0.3","max_connections":1}`), 1)
 	if err := again.Runtime.Acquire(context.Background()); !errors.Is(err, pool.ErrBusy) {
 		t.Errorf("after delete and put a second request got %v, want %v", err, pool.ErrBusy)
 	}
@@ -236,7 +250,7 @@ func TestDeletedOrSickBackendWakesItsQueue(t *testing.T) {
 	t.Parallel()
 	for _, how := range [][]string{{"backends/a", ""}, {"health/a", "sick"}} {
 		f := newFixture(t)
-		b, _ := f.put("backends/a", `{"host":"127.0.0.1","max_connections":1,"wait_limit":1,"wait_timeout":"1h"}`).Pick(1)
+		b, _ := pick(f.put("backends/a", `{"host":"127.0.0.1","max_connections":1,"wait_limit":1,"wait_timeout":"1h"}`), 1)
 		if err := b.Runtime.Acquire(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -275,7 +289,7 @@ func TestPickLooksAtABoundedNumberOfNames(t *testing.T) {
 	if tab.available(ref, &tr) || tr.asked > maxAsked+100 {
 		t.Errorf("looked at %d names, want at most %d", tr.asked, maxAsked)
 	}
-	if _, err := tab.Pick(ref); !errors.Is(err, balancer.ErrNoBackend) {
+	if _, err := pick(tab, ref); !errors.Is(err, balancer.ErrNoBackend) {
 		t.Errorf("picking gave %v", err)
 	}
 }
@@ -321,7 +335,7 @@ func TestRouteConditions(t *testing.T) {
 		if c.client != "" {
 			client = netip.MustParseAddr(c.client)
 		}
-		route, _, err := tab.Match(r, client)
+		route, _, err := find(tab, r, client)
 		got := "-"
 		if route != nil {
 			got = route.Name
@@ -337,14 +351,17 @@ func TestMatchAndPickDoNotAllocate(t *testing.T) {
 	tab := f.put("directors/default", `{"type":"round_robin","backends":["a","b"]}`, "backends/a", host(1), "backends/b", host(2),
 		"routes/one", `{"match":{"host":["x.test","*.y.test"],"path":"/j/*"},"backend":"default"}`)
 	r := &message.Request{Method: []byte("GET"), Target: []byte("/a/%2e%2e/j/x?q=1"), Authority: []byte("Sub.Y.Test:8080")}
+	var ask Ask
 	if n := testing.AllocsPerRun(100, func() {
-		route, ref, err := tab.Match(r, noClient)
+		ask.Begin(r, noClient, 0)
+		route, ref, err := tab.Match(&ask)
 		if route == nil || err != nil {
 			t.Fatal(route, err)
 		}
-		if _, err := tab.Pick(ref); err != nil {
+		if _, err := tab.Pick(ref, &ask); err != nil {
 			t.Fatal(err)
 		}
+		ask.Done(Good, 0, 0)
 	}); n != 0 {
 		t.Errorf("%v allocations a request, want none", n)
 	}
@@ -354,11 +371,11 @@ func TestPickReturnsNoBackendForADanglingName(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	tab := f.put("backends/a", host(1), "routes/r", `{"backend":"missing"}`)
-	_, ref, err := tab.Match(&message.Request{Method: []byte("GET"), Target: []byte("/")}, noClient)
+	_, ref, err := find(tab, &message.Request{Method: []byte("GET"), Target: []byte("/")}, noClient)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := tab.Pick(ref); !errors.Is(err, balancer.ErrNoBackend) {
+	if _, err := pick(tab, ref); !errors.Is(err, balancer.ErrNoBackend) {
 		t.Errorf("a route to a missing name gave %v, want %v", err, balancer.ErrNoBackend)
 	}
 }
