@@ -60,6 +60,10 @@ type Exchange struct {
 	in     *message.Request // borrowed until BodyGone
 	route  *store.Route     // nil: the default rule
 	def    *store.Backend
+	budget Budget // nil: any number of retries
+
+	cookie  *store.Cookie // to be set on the answer; nil: none
+	session []byte        // its value, borrowed
 
 	client   netip.Addr
 	revision int64 // asked for, then that of the table
@@ -263,11 +267,28 @@ func (x *Exchange) Routed(route *store.Route, revision int64) Step {
 	return Pick
 }
 
+// Budget says whether a request may be tried again: a share of all requests is
+// tried, or backends that fail would get the more the less they can take.
+type Budget interface {
+	// Take takes the right to one more try, if there is one.
+	Take() bool
+}
+
+// Limit makes tries of other backends depend on b, and those of the same one but
+// the first. b is asked last: what it gives is used. Begin forgets it, and
+// then there is no such limit.
+func (x *Exchange) Limit(b Budget) { x.budget = b }
+
 // Picked reports the chosen backend.
 func (x *Exchange) Picked(def *store.Backend) Step {
 	x.def = def
+	x.cookie, x.session = nil, nil
 	return Connect
 }
+
+// SetCookie has the answer of the backend that was Picked set a cookie, which leads the
+// client's next request there again. value stays as it is until the next of Picked and Begin.
+func (x *Exchange) SetCookie(c *store.Cookie, value []byte) { x.cookie, x.session = c, value }
 
 // Fresh says that the connection must be a new one.
 func (x *Exchange) Fresh() bool { return x.fresh }

@@ -97,7 +97,8 @@ type Failure struct {
 
 // maxRefusals is how many times a request goes to the same backend again because
 // it was not processed: once for a connection that was just closing, once more
-// for bad luck. A backend that goes on refusing has enough to do.
+// for bad luck, if the budget allows it. A backend that goes on refusing has enough
+// to do.
 const maxRefusals = 2
 
 // Failed reports a failure at whatever stage. The connection to the backend, if
@@ -129,7 +130,7 @@ func (x *Exchange) Failed(f Failure) Step {
 // look at the request; or a reused connection may have been closed at the very
 // moment it was taken, which is nobody's fault.
 func (x *Exchange) again(f Failure) bool {
-	if f.Unprocessed && x.refusals < maxRefusals && !x.bodyGone && !x.interim {
+	if f.Unprocessed && x.refusals < maxRefusals && !x.bodyGone && !x.interim && (x.refusals == 0 || x.afford()) {
 		x.refusals++
 		return true
 	}
@@ -139,20 +140,25 @@ func (x *Exchange) again(f Failure) bool {
 // another says whether another backend is asked. Where nothing was sent yet, or
 // nothing was looked at, any request may be sent elsewhere.
 func (x *Exchange) another(f Failure) bool {
-	if x.route == nil || x.retries >= x.route.Retries || x.interim {
+	if x.route == nil || x.retries >= x.route.Retries || x.interim || x.bodyGone {
 		return false
-	}
-	if f.Unprocessed {
-		return !x.bodyGone
 	}
 	switch f.Kind {
 	case Busy, Sick, Refused, Unroutable, Unresolved, Prohibited, Handshake, Local, ConnectTimeout:
-		return !x.bodyGone
 	case Closed, Incomplete, WriteTimeout, FirstByte, BetweenBytes, BadAnswer:
-		return x.repeatable()
+		if !x.idempotent && !f.Unprocessed {
+			return false
+		}
+	default:
+		if !f.Unprocessed {
+			return false
+		}
 	}
-	return false
+	return x.afford()
 }
+
+// afford takes from the budget what one more try costs.
+func (x *Exchange) afford() bool { return x.budget == nil || x.budget.Take() }
 
 // repeatable says whether the request may be sent a second time: doing so means
 // no more than sending it once (RFC 9110 9.2.2), and all of it is still there.

@@ -2,6 +2,7 @@ package exchange
 
 import (
 	"slices"
+	"time"
 
 	"roster/message"
 	"roster/store"
@@ -101,8 +102,59 @@ func (x *Exchange) answer(in *message.Response) {
 		if x.route != nil {
 			fields = x.edit(fields, &x.route.ResponseHeaders)
 		}
+		if x.cookie != nil && !shared(in) {
+			fields = append(fields, message.New(message.SetCookie, x.appendCookie()))
+		}
 	}
 	out.Fields = fields
+}
+
+// shared says whether an answer may be given to others than who asked for it: it
+// is from a cache (RFC 9111 5.1), or one may keep it although it sets a cookie
+// (RFC 9111 5.2.2.9, 5.2.2.10, 7.3), or brings what one has up to date. A client's
+// cookie would go to all of them.
+func shared(in *message.Response) bool {
+	if in.Status == 304 {
+		return true
+	}
+	for i := range in.Fields {
+		switch f := &in.Fields[i]; {
+		case f.ID == message.CacheControl:
+			for list := f.Value; len(list) > 0; {
+				var directive []byte
+				directive, list = message.NextToken(list)
+				if message.EqualFold(directive, "public") || len(directive) > len(sMaxAge) && message.EqualFold(directive[:len(sMaxAge)], sMaxAge) &&
+					directive[len(sMaxAge)] == '=' {
+					return true
+				}
+			}
+		case f.ID == message.Other && message.EqualFold(f.Name, "age"):
+			return true
+		}
+	}
+	return false
+}
+
+const sMaxAge = "s-maxage"
+
+// appendCookie writes the value of Set-Cookie (RFC 6265 4.1.1). No script needs the
+// cookie, and only requests that lead here from other sites' pages by a link carry it.
+func (x *Exchange) appendCookie() []byte {
+	start := len(x.scratch)
+	b := append(append(append(x.scratch, x.cookie.Name...), '='), x.session...)
+	if x.cookie.Path != "" {
+		b = append(append(b, "; Path="...), x.cookie.Path...)
+	}
+	if ttl := x.cookie.TTL; ttl > 0 {
+		// Whole seconds; 0 of them would delete it.
+		b = appendInt(append(b, "; Max-Age="...), int64((ttl+time.Second-1)/time.Second))
+	}
+	b = append(b, "; HttpOnly; SameSite=Lax"...)
+	if x.peer.secure {
+		b = append(b, "; Secure"...)
+	}
+	x.scratch = b
+	return x.since(start)
 }
 
 func (x *Exchange) appendRevision(fields []message.Field) []message.Field {
