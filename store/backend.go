@@ -81,9 +81,9 @@ func (*Backend) Kind() Kind { return Backends }
 const maxPreamble = 64 << 10
 
 var backendFields = newSchema("a backend",
-	field[Backend]{"host", nil, readHost, writeHost},
-	field[Backend]{"port", nil,
-		func(d *decoder, b *Backend) {
+	field[Backend]{name: "host", read: readHost, write: writeHost, shape: someText},
+	field[Backend]{name: "port",
+		read: func(d *decoder, b *Backend) {
 			port, ok := d.port()
 			if ok && b.Port != 0 {
 				d.fail("is given in host already")
@@ -91,22 +91,22 @@ var backendFields = newSchema("a backend",
 				b.Port = port
 			}
 		},
-		func(e *encoder, b *Backend) {
+		write: func(e *encoder, b *Backend) {
 			if b.Port != 0 && b.Port != b.schemePort() {
 				e.field("port")
 				e.integer(int(b.Port))
 			}
-		}},
-	text("path", func(b *Backend) *string { return &b.Path }, "", checkSocket),
+		}, shape: portShape},
+	text("path", func(b *Backend) *string { return &b.Path }, "", checkSocket).as(socketShape),
 	flag("none", func(b *Backend) *bool { return &b.None }, false),
-	field[Backend]{"host_header", nil,
-		func(d *decoder, b *Backend) { d.textInto(&b.HostHeader, checkHostField) },
-		func(e *encoder, b *Backend) {
+	field[Backend]{name: "host_header",
+		read: func(d *decoder, b *Backend) { d.textInto(&b.HostHeader, checkHostField) },
+		write: func(e *encoder, b *Backend) {
 			if b.HostHeader != b.defaultHostHeader() {
 				e.field("host_header")
 				e.text(b.HostHeader)
 			}
-		}},
+		}, shape: someText},
 	flag("override_host", func(b *Backend) *bool { return &b.OverrideHost }, false),
 	duration("connect_timeout", func(b *Backend) *time.Duration { return &b.ConnectTimeout }, 3500*time.Millisecond, 0),
 	duration("first_byte_timeout", func(b *Backend) *time.Duration { return &b.FirstByteTimeout }, 60*time.Second, 0),
@@ -117,44 +117,44 @@ var backendFields = newSchema("a backend",
 	integer("wait_limit", func(b *Backend) *int { return &b.WaitLimit }, 0, 0, maxCount),
 	duration("wait_timeout", func(b *Backend) *time.Duration { return &b.WaitTimeout }, 0, 0),
 	integer("proxy_header", func(b *Backend) *int { return &b.ProxyHeader }, 0, 1, 2),
-	field[Backend]{"preamble", nil, readPreamble, writePreamble},
-	text("via", func(b *Backend) *string { return &b.Via }, "", ValidateName),
-	field[Backend]{"authority", nil,
-		func(d *decoder, b *Backend) {
+	field[Backend]{name: "preamble", read: readPreamble, write: writePreamble, shape: base64Shape},
+	text("via", func(b *Backend) *string { return &b.Via }, "", ValidateName).as(nameShape),
+	field[Backend]{name: "authority",
+		read: func(d *decoder, b *Backend) {
 			if d.textInto(&b.Authority, checkAuthority) {
 				b.Authority = nameIn(b.Authority)
 			}
 		},
-		func(e *encoder, b *Backend) {
+		write: func(e *encoder, b *Backend) {
 			if b.Authority != b.defaultAuthority() {
 				e.field("authority")
 				e.text(b.Authority)
 			}
-		}},
+		}, shape: textShape},
 	text("pool", func(b *Backend) *string { return &b.Pool }, "", nil),
-	field[Backend]{"reuse", nil,
-		func(d *decoder, b *Backend) {
+	field[Backend]{name: "reuse",
+		read: func(d *decoder, b *Backend) {
 			if reuse, ok := d.flag(); ok {
 				b.NoReuse = !reuse
 			}
 		},
-		func(e *encoder, b *Backend) {
+		write: func(e *encoder, b *Backend) {
 			if b.NoReuse {
 				e.field("reuse")
 				e.flag(false)
 			}
-		}},
-	field[Backend]{"tls", nil, readTLS, writeTLS},
+		}, shape: func() *shape { return flagShape().or(true, true) }},
+	field[Backend]{name: "tls", read: readTLS, write: writeTLS, shape: tlsFields.shape},
 	choice("protocol", func(b *Backend) *Protocol { return &b.Protocol }, HTTP1, HTTP1, H2C, HTTP2),
-	field[Backend]{"probe", nil, readProbeRef, writeProbeRef},
+	field[Backend]{name: "probe", read: readProbeRef, write: writeProbeRef, shape: probeRefShape},
 	labels("labels", func(b *Backend) *Labels { return &b.Labels }),
 	text("comment", func(b *Backend) *string { return &b.Comment }, "", nil),
 )
 
 var tlsFields = newSchema("tls",
-	text("server_name", func(t *TLS) *string { return &t.ServerName }, "", checkServerName),
-	field[TLS]{"ca", nil,
-		func(d *decoder, t *TLS) {
+	text("server_name", func(t *TLS) *string { return &t.ServerName }, "", checkServerName).as(someText),
+	field[TLS]{name: "ca",
+		read: func(d *decoder, t *TLS) {
 			b, ok := d.text("certificates in PEM")
 			if !ok {
 				return
@@ -166,13 +166,13 @@ var tlsFields = newSchema("tls",
 			}
 			t.CA = unique.Make(clean).Value() // most backends share one
 		},
-		func(e *encoder, t *TLS) {
+		write: func(e *encoder, t *TLS) {
 			if t.CA != "" {
 				e.field("ca")
 				e.text(t.CA)
 			}
-		}},
-	text("certificate", func(t *TLS) *string { return &t.Certificate }, "", ValidateName),
+		}, shape: someText},
+	text("certificate", func(t *TLS) *string { return &t.Certificate }, "", ValidateName).as(nameShape),
 	flag("insecure_skip_verify", func(t *TLS) *bool { return &t.InsecureSkipVerify }, false),
 	texts("alpn", func(t *TLS) *[]string { return &t.ALPN }, 16, "a protocol's name", checkALPN),
 )
@@ -519,5 +519,6 @@ func labels[T any](name string, at func(*T) *Labels) field[T] {
 			}
 			e.b = append(e.b, '}')
 		},
+		shape: labelsShape,
 	}
 }

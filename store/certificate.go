@@ -37,22 +37,22 @@ func (c Certificate) LogValue() slog.Value { return slog.StringValue(c.String())
 func (c Certificate) MarshalJSON() ([]byte, error) { return Redact(&c), nil }
 
 var certificateFields = newSchema("a certificate",
-	field[Certificate]{"cert", nil, readCert,
-		func(e *encoder, c *Certificate) {
+	field[Certificate]{name: "cert", read: readCert,
+		write: func(e *encoder, c *Certificate) {
 			e.field("cert")
 			e.text(c.Cert)
-		}},
-	field[Certificate]{"key", nil, readKey,
-		func(e *encoder, c *Certificate) {
+		}, shape: someText},
+	field[Certificate]{name: "key", read: readKey,
+		write: func(e *encoder, c *Certificate) {
 			e.field("key")
 			if e.redact {
 				e.text(redacted)
 			} else {
 				e.text(c.Key)
 			}
-		}},
-	field[Certificate]{"hosts", nil,
-		func(d *decoder, c *Certificate) {
+		}, shape: secretShape},
+	field[Certificate]{name: "hosts",
+		read: func(d *decoder, c *Certificate) {
 			const want = `a list of hosts such as "foo.com" or "*.foo.com"`
 			c.Hosts = []string{}
 			if d.peek() == '[' && d.emptyList() {
@@ -62,12 +62,12 @@ var certificateFields = newSchema("a certificate",
 				c.Hosts = list
 			}
 		},
-		func(e *encoder, c *Certificate) {
+		write: func(e *encoder, c *Certificate) {
 			if !slices.Equal(c.Hosts, c.defaultHosts()) {
 				e.field("hosts")
 				e.texts(c.Hosts)
 			}
-		}},
+		}, shape: func() *shape { return listOrNone(someText(), maxList) }},
 )
 
 // maxKey bounds a private key, in bytes of PEM: many times what the largest RSA

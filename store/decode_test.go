@@ -223,6 +223,9 @@ func TestDecodeGood(t *testing.T) {
 		if got := string(store.Encode(def)); got != want {
 			t.Errorf("Encode of %s %s\n got %s\nwant %s", row.kind, row.value, got, want)
 		}
+		if err := fits(row.kind, row.value); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

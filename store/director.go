@@ -94,45 +94,49 @@ const (
 )
 
 var directorFields = newSchema("a director",
-	field[Director]{"type", nil, // required
-		choice("type", func(v *Director) *DirectorType { return &v.Type }, "",
+	field[Director]{name: "type", // required
+		read: choice("type", func(v *Director) *DirectorType { return &v.Type }, "",
 			RoundRobin, Fallback, Random, Hash, Shard, LeastConnections, P2C).read,
-		func(e *encoder, v *Director) {
+		write: func(e *encoder, v *Director) {
 			e.field("type")
 			e.text(string(v.Type))
+		}, shape: func() *shape {
+			return choiceShape(RoundRobin, Fallback, Random, Hash, Shard, LeastConnections, P2C)
 		}},
-	field[Director]{"backends", nil, readMembers, writeMembers},
-	labels("select", func(v *Director) *Labels { return &v.Select }),
+	field[Director]{name: "backends", read: readMembers, write: writeMembers, shape: membersShape},
+	labels("select", func(v *Director) *Labels { return &v.Select }).as(selectShape),
 	flag("sticky", func(v *Director) *bool { return &v.Sticky }, false),
-	field[Director]{"by", nil, readBy,
-		func(e *encoder, v *Director) {
+	field[Director]{name: "by", read: readBy,
+		write: func(e *encoder, v *Director) {
 			if v.By != v.defaultBy() {
 				e.field("by")
 				e.text(v.By)
 			}
-		}},
-	field[Director]{"replicas", nil,
-		func(d *decoder, v *Director) {
+		}, shape: byShape},
+	field[Director]{name: "replicas",
+		read: func(d *decoder, v *Director) {
 			if n, ok := d.integer(1, maxReplicas); ok {
 				v.Replicas = n
 			}
 		},
-		func(e *encoder, v *Director) {
+		write: func(e *encoder, v *Director) {
 			if v.Type == Shard && v.Replicas != defaultReplicas {
 				e.field("replicas")
 				e.integer(v.Replicas)
 			}
-		}},
+		}, shape: func() *shape { return integerShape(1, maxReplicas).or(defaultReplicas, true) }},
 	number("warmup", func(v *Director) *float64 { return &v.Warmup }, 0, 0, 1),
 	duration("rampup", func(v *Director) *time.Duration { return &v.Rampup }, 0, 0),
-	field[Director]{"healthy", nil,
-		choice("healthy", func(v *Director) *ShardHealthy { return &v.Healthy }, "",
+	field[Director]{name: "healthy",
+		read: choice("healthy", func(v *Director) *ShardHealthy { return &v.Healthy }, "",
 			HealthyChosen, HealthyIgnore, HealthyAll).read,
-		func(e *encoder, v *Director) {
+		write: func(e *encoder, v *Director) {
 			if v.Type == Shard && v.Healthy != HealthyChosen {
 				e.field("healthy")
 				e.text(string(v.Healthy))
 			}
+		}, shape: func() *shape {
+			return choiceShape(HealthyChosen, HealthyIgnore, HealthyAll).or(HealthyChosen, true)
 		}},
 	duration("slow_start", func(v *Director) *time.Duration { return &v.SlowStart }, 0, 0),
 	object("cookie", func(v *Director) **Cookie { return &v.Cookie }, cookieFields, nil),
@@ -145,20 +149,20 @@ var directorFields = newSchema("a director",
 const defaultReplicas = 67
 
 var memberFields = newSchema("a member",
-	text("name", func(m *Member) *string { return &m.Name }, "", ValidateName),
+	text("name", func(m *Member) *string { return &m.Name }, "", ValidateName).as(nameShape),
 	number("weight", func(m *Member) *float64 { return &m.Weight }, 1, 0, maxWeight),
-	field[Member]{"rampup", func(m *Member) { m.Rampup = Inherit },
-		func(d *decoder, m *Member) {
+	field[Member]{name: "rampup", init: func(m *Member) { m.Rampup = Inherit },
+		read: func(d *decoder, m *Member) {
 			if t, ok := d.duration(0); ok {
 				m.Rampup = t
 			}
 		},
-		func(e *encoder, m *Member) {
+		write: func(e *encoder, m *Member) {
 			if m.Rampup != Inherit {
 				e.field("rampup")
 				e.duration(m.Rampup)
 			}
-		}},
+		}, shape: func() *shape { return durationShape(0) }},
 )
 
 var cookieFields = newSchema("a cookie",

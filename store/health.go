@@ -27,16 +27,16 @@ type Health struct {
 func (*Health) Kind() Kind { return HealthKind }
 
 var healthFields = newSchema("a health override",
-	field[Health]{"state", nil,
-		func(d *decoder, h *Health) {
+	field[Health]{name: "state",
+		read: func(d *decoder, h *Health) {
 			if b, ok := d.text(healthStates); ok {
 				h.State = d.healthState(string(b))
 			}
 		},
-		func(e *encoder, h *Health) {
+		write: func(e *encoder, h *Health) {
 			e.field("state")
 			e.text(string(h.State))
-		}},
+		}, shape: stateShape},
 	text("reason", func(h *Health) *string { return &h.Reason }, "", nil),
 	text("by", func(h *Health) *string { return &h.By }, "", nil),
 )

@@ -47,68 +47,68 @@ const maxRequest = 64 << 10
 
 var probeFields = newSchema("a probe",
 	choice("type", func(p *Probe) *ProbeType { return &p.Type }, HTTPProbe, HTTPProbe, GRPCProbe, TCPProbe),
-	field[Probe]{"port", nil,
-		func(d *decoder, p *Probe) {
+	field[Probe]{name: "port",
+		read: func(d *decoder, p *Probe) {
 			if port, ok := d.port(); ok {
 				p.Port = port
 			}
 		},
-		func(e *encoder, p *Probe) {
+		write: func(e *encoder, p *Probe) {
 			if p.Port != 0 {
 				e.field("port")
 				e.integer(int(p.Port))
 			}
-		}},
-	field[Probe]{"url", nil,
-		func(d *decoder, p *Probe) { d.textInto(&p.URL, checkTarget) },
-		func(e *encoder, p *Probe) {
+		}, shape: portShape},
+	field[Probe]{name: "url",
+		read: func(d *decoder, p *Probe) { d.textInto(&p.URL, checkTarget) },
+		write: func(e *encoder, p *Probe) {
 			if p.URL != "/" && p.URL != "" {
 				e.field("url")
 				e.text(p.URL)
 			}
-		}},
+		}, shape: func() *shape { return pathShape().or("/", true) }},
 	texts("request", func(p *Probe) *[]string { return &p.Request }, maxList, "a line", checkLine),
-	field[Probe]{"expected_response", func(p *Probe) { p.ExpectedResponse = 200 },
-		func(d *decoder, p *Probe) {
+	field[Probe]{name: "expected_response", init: func(p *Probe) { p.ExpectedResponse = 200 },
+		read: func(d *decoder, p *Probe) {
 			if n, ok := d.integer(100, 999); ok {
 				p.ExpectedResponse = n
 			}
 		},
-		func(e *encoder, p *Probe) {
+		write: func(e *encoder, p *Probe) {
 			if p.Type == HTTPProbe && p.ExpectedResponse != 200 {
 				e.field("expected_response")
 				e.integer(p.ExpectedResponse)
 			}
-		}},
-	field[Probe]{"expect_close", func(p *Probe) { p.ExpectClose = true },
-		func(d *decoder, p *Probe) {
+		}, shape: func() *shape { return integerShape(100, 999).or(200, true) }},
+	field[Probe]{name: "expect_close", init: func(p *Probe) { p.ExpectClose = true },
+		read: func(d *decoder, p *Probe) {
 			if b, ok := d.flag(); ok {
 				p.ExpectClose = b
 			}
 		},
-		func(e *encoder, p *Probe) {
+		write: func(e *encoder, p *Probe) {
 			if p.Type == HTTPProbe && !p.ExpectClose {
 				e.field("expect_close")
 				e.flag(false)
 			}
-		}},
+		}, shape: func() *shape { return flagShape().or(true, true) }},
 	text("service", func(p *Probe) *string { return &p.Service }, "", nil),
 	duration("timeout", func(p *Probe) *time.Duration { return &p.Timeout }, 2*time.Second, 1),
 	duration("interval", func(p *Probe) *time.Duration { return &p.Interval }, 5*time.Second, 1),
 	integer("window", func(p *Probe) *int { return &p.Window }, 8, 1, 64),
 	integer("threshold", func(p *Probe) *int { return &p.Threshold }, 3, 1, 64),
-	field[Probe]{"initial", func(p *Probe) { p.Initial = -1 },
-		func(d *decoder, p *Probe) {
+	field[Probe]{name: "initial", init: func(p *Probe) { p.Initial = -1 },
+		read: func(d *decoder, p *Probe) {
 			if n, ok := d.integer(0, 64); ok {
 				p.Initial = n
 			}
 		},
-		func(e *encoder, p *Probe) {
+		write: func(e *encoder, p *Probe) {
 			if p.Initial != p.Threshold-1 {
 				e.field("initial")
 				e.integer(p.Initial)
 			}
-		}},
+		}, shape: func() *shape { return integerShape(0, 64) }},
 )
 
 // readProbe reads a probe. Window and threshold have their defaults one by

@@ -109,7 +109,7 @@ func checkRoundTrip(key store.Key, def store.Definition) error {
 	if !json.Valid(written) {
 		return fmt.Errorf("Encode wrote what is not JSON: %s", written)
 	}
-	return nil
+	return fits(key.Kind, string(written))
 }
 
 // Decode(Encode(x)) is x, and Encode leaves out what Decode fills in.
@@ -129,6 +129,9 @@ func TestRoundTrip(t *testing.T) {
 				good++
 				if err := checkRoundTrip(key, def); err != nil {
 					t.Fatalf("%s\n%v", value, err)
+				}
+				if err := fits(kind, value); err != nil {
+					t.Fatal(err)
 				}
 			})
 			t.Logf("%d of %d values are good", good, all)

@@ -86,23 +86,23 @@ const (
 )
 
 var routeFields = newSchema("a route",
-	field[Route]{"match", nil,
-		func(d *decoder, r *Route) { matchFields.read(d, &r.Match) },
-		func(e *encoder, r *Route) {
+	field[Route]{name: "match",
+		read: func(d *decoder, r *Route) { matchFields.read(d, &r.Match) },
+		write: func(e *encoder, r *Route) {
 			if !r.Match.empty() {
 				e.field("match")
 				matchFields.write(e, &r.Match)
 			}
-		}},
-	text("when", func(r *Route) *string { return &r.When }, "", nil),
+		}, shape: matchFields.shape},
+	text("when", func(r *Route) *string { return &r.When }, "", nil).as(someText),
 	choice("on_error", func(r *Route) *OnError { return &r.OnError }, FailRequest, FailRequest, SkipRoute),
 	integer("priority", func(r *Route) *int { return &r.Priority }, 0, -maxCount, maxCount),
-	text("backend", func(r *Route) *string { return &r.Backend }, "", ValidateName),
+	text("backend", func(r *Route) *string { return &r.Backend }, "", ValidateName).as(nameShape),
 	object("respond", func(r *Route) **Respond { return &r.Respond }, respondFields, finishRespond),
 	edits("request_headers", func(r *Route) *HeaderEdits { return &r.RequestHeaders }, requestEdits),
 	edits("response_headers", func(r *Route) *HeaderEdits { return &r.ResponseHeaders }, responseEdits),
-	text("strip_prefix", func(r *Route) *string { return &r.StripPrefix }, "", checkPath),
-	text("rewrite_host", func(r *Route) *string { return &r.RewriteHost }, "", checkHostField),
+	text("strip_prefix", func(r *Route) *string { return &r.StripPrefix }, "", checkPath).as(pathShape),
+	text("rewrite_host", func(r *Route) *string { return &r.RewriteHost }, "", checkHostField).as(someText),
 	integer("retries", func(r *Route) *int { return &r.Retries }, 0, 0, maxRetries),
 	duration("timeout", func(r *Route) *time.Duration { return &r.Timeout }, 0, 0),
 	override("connect_timeout", func(r *Route) *time.Duration { return &r.ConnectTimeout }),
@@ -127,7 +127,7 @@ var matchFields = newSchema("match",
 		return strings.ToLower(name), nil
 	}, func(value string) (string, error) { return value, checkFieldValue(value) }),
 	wanted("query", func(m *Match) *map[string][]string { return &m.Query }, nil, nil),
-	field[Match]{"client", nil, readClient, writeClient},
+	field[Match]{name: "client", read: readClient, write: writeClient, shape: func() *shape { return oneOrMore(someText(), maxList) }},
 )
 
 var respondFields = newSchema("respond",
@@ -280,6 +280,7 @@ func wanted(name string, at func(*Match) *map[string][]string, checkName, checkV
 			}
 			e.b = append(e.b, '}')
 		},
+		shape: valuesShape,
 	}
 }
 
@@ -377,6 +378,7 @@ func headers[T any](name string, at func(*T) *[]HeaderField, check func(name str
 			}
 			e.b = append(e.b, '}')
 		},
+		shape: valuesShape,
 	}
 }
 
@@ -411,6 +413,7 @@ func edits(name string, at func(*Route) *HeaderEdits, s *schema[HeaderEdits]) fi
 				s.write(e, h)
 			}
 		},
+		shape: s.shape,
 	}
 }
 

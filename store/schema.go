@@ -22,6 +22,13 @@ type field[T any] struct {
 	init  func(*T)           // sets the default; nil where that is the zero value, or not known before all fields are
 	read  func(*decoder, *T) // reads the value at hand
 	write func(*encoder, *T) // writes name and value, or nothing where it is the default
+	shape func() *shape      // of the value, for editors: what read takes, and perhaps more
+}
+
+// as gives a field another shape than its kind of field has.
+func (f field[T]) as(s func() *shape) field[T] {
+	f.shape = s
+	return f
 }
 
 func newSchema[T any](what string, fields ...field[T]) *schema[T] {
@@ -216,6 +223,7 @@ func text[T any](name string, at func(*T) *string, is string, check func(string)
 				e.text(s)
 			}
 		},
+		shape: func() *shape { return textShape().or(is, is != "") },
 	}
 }
 
@@ -270,6 +278,7 @@ func choice[T any, S ~string](name string, at func(*T) *S, is S, options ...S) f
 				e.text(string(s))
 			}
 		},
+		shape: func() *shape { return choiceShape(options...).or(is, is != "") },
 	}
 }
 
@@ -289,6 +298,7 @@ func flag[T any](name string, at func(*T) *bool, is bool) field[T] {
 				e.flag(b)
 			}
 		},
+		shape: func() *shape { return flagShape().or(is, true) },
 	}
 }
 
@@ -308,6 +318,7 @@ func integer[T any](name string, at func(*T) *int, is, lo, hi int) field[T] {
 				e.integer(n)
 			}
 		},
+		shape: func() *shape { return integerShape(lo, hi).or(is, lo <= is && is <= hi) },
 	}
 }
 
@@ -327,6 +338,7 @@ func number[T any](name string, at func(*T) *float64, is, lo, hi float64) field[
 				e.number(x)
 			}
 		},
+		shape: func() *shape { return numberShape(lo, hi).or(is, true) },
 	}
 }
 
@@ -346,6 +358,7 @@ func duration[T any](name string, at func(*T) *time.Duration, is, lo time.Durati
 				e.duration(t)
 			}
 		},
+		shape: func() *shape { return durationShape(lo).or(FormatDuration(max(is, 0)), is >= lo) },
 	}
 }
 
@@ -400,6 +413,7 @@ func texts[T any](name string, at func(*T) *[]string, most int, want string, che
 				e.texts(list)
 			}
 		},
+		shape: func() *shape { return listShape(textShape(), most) },
 	}
 }
 
@@ -417,6 +431,7 @@ func anyOf[T any](name string, at func(*T) *[]string, most int, want string, che
 			e.anyOf(list)
 		}
 	}
+	f.shape = func() *shape { return oneOrMore(textShape(), most) }
 	return f
 }
 
@@ -503,6 +518,7 @@ func object[T, U any](name string, at func(*T) **U, s *schema[U], finish func(*d
 				s.write(e, u)
 			}
 		},
+		shape: s.shape,
 	}
 }
 
