@@ -80,6 +80,8 @@ type Config struct {
 	MinBodyRate int64
 	// AccessLog gets a line for each request. The zero value: none.
 	AccessLog accesslog.Config
+	// Metrics bounds what a scrape has.
+	Metrics MetricsConfig
 	// DNSInterval is how often names of backends are resolved; zero means 30s.
 	DNSInterval time.Duration
 	// Destinations says where backends may point. Run adds the node's own
@@ -152,7 +154,7 @@ func (c Config) Validate() error {
 	serving := c.serving()
 	serving.Limits = http1.Limits{} // checked above
 	serving.Table, serving.Await = func() *table.Table { return nil }, func(context.Context, int64) error { return nil }
-	errs = multierror.Append(errs, serving.Validate(),
+	errs = multierror.Append(errs, serving.Validate(), c.Metrics.Validate(),
 		pool.Config{DNSInterval: c.DNSInterval, Rules: c.Destinations}.Validate())
 	return errs.ErrorOrNil()
 }
@@ -164,6 +166,7 @@ func (c Config) withDefaults() Config {
 	if c.firstAnswers == 0 {
 		c.firstAnswers = firstAnswers
 	}
+	c.Metrics = c.Metrics.withDefaults()
 	if c.ID == "" {
 		c.ID = defaultID(c.Listen[0])
 	}

@@ -2,58 +2,98 @@ package node
 
 import (
 	"net/http"
+	"runtime"
+	"runtime/debug"
+	"strconv"
 	"strings"
+	"sync"
 	"time"
+	"weak"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"roster/exchange"
-	"roster/node/proxy"
+	"roster/node/table"
 	"roster/prober"
 	"roster/store"
 )
 
-// perBackend is up to how many backends, or certificates, each has series of its
-// own. Above it, only sums are exported: at ten series a backend a scrape of 100,000 would be
-// some 100 MB.
-const perBackend = 1000
+// perCertificate is up to how many definitions of certificates each has a series of its own.
+const perCertificate = 1000
 
-// newApplySeconds counts how long changes take, from 1 us to 8 s by doublings.
+// newApplySeconds counts how long changes take: from 1 us to 8 s by doublings, and in
+// native buckets a tenth wide.
 func newApplySeconds() prometheus.Histogram {
 	return prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name:    "roster_apply_duration_seconds",
 		Help:    "From a change's receipt to its table being in effect.",
 		Buckets: prometheus.ExponentialBuckets(1e-6, 2, 24),
+
+		NativeHistogramBucketFactor:     1.1,
+		NativeHistogramMaxBucketNumber:  160,
+		NativeHistogramMinResetDuration: time.Hour,
 	})
 }
 
 // metrics serves the node's metrics. They are read from the runtime objects at
 // the scrape, so that requests pay for an atomic add and no more.
 func (n *Node) metrics() http.Handler {
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), n.applySeconds, &collector{node: n})
-	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
+	return promhttp.HandlerFor(n.registry(), promhttp.HandlerOpts{})
 }
 
-type collector struct{ node *Node }
+func (n *Node) registry() *prometheus.Registry {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), n.applySeconds,
+		&collector{node: n, build: readBuild(n.config.Version), begun: time.Now()})
+	return registry
+}
+
+// A collector reads a node. Scrapes may be under way at the same time.
+type collector struct {
+	node  *Node
+	build []string  // labels of buildInfo
+	begun time.Time // of the counters
+
+	mu       sync.Mutex
+	counted  weak.Pointer[table.Table] // the last one whose
+	dangling int                       // references were counted
+}
+
+// readBuild are the version, the revision it was built from, Go's version, and the level
+// of definitions.
+func readBuild(version string) []string {
+	revision := "unknown"
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" {
+				revision = s.Value
+			}
+		}
+	}
+	return []string{version, revision, runtime.Version(), strconv.Itoa(store.Level)}
+}
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc("roster_"+name, help, labels, nil)
 }
 
 var (
-	buildInfo = desc("build_info", "Always 1; the version is a label.", "version")
+	buildInfo = desc("build_info", "Always 1; what this program was built from is in the labels.", "version", "revision", "goversion", "level")
 	ready     = desc("ready", "1 if the node is ready for clients.")
+	draining  = desc("draining", "1 once the node has been told to end.")
 
 	appliedRevision = desc("applied_revision", "Newest etcd revision that touched the prefix and is applied.")
 	seenRevision    = desc("seen_revision", "Newest etcd revision that the node has seen.")
+	digest          = desc("table_digest", "The first 48 bits of the digest of what is in effect, as a number: nodes at one applied revision have the same.")
 	connected       = desc("etcd_connected", "1 while a watch is open on the expected history of etcd.")
 	staleness       = desc("etcd_staleness_seconds", "Time since it was last proven that no change was missed.")
 	relists         = desc("etcd_relists_total", "Complete lists of the prefix after the first.")
+	listHeld        = desc("etcd_list_held", "1 while an empty list of etcd is not believed.")
 	definitions     = desc("definitions", "Definitions in effect.", "kind")
 	rejected        = desc("definitions_rejected", "Keys whose newest value is not in effect.")
+	dangling        = desc("references_dangling", "References of definitions to names that nobody defines.")
 	ignored         = desc("keys_ignored", "Keys under the prefix that are no definitions.")
 	leaving         = desc("backends_leaving", "Removed backends that still have requests in progress.")
 	pools           = desc("pools", "Connection pools, by distinct address.")
@@ -79,7 +119,8 @@ var (
 	logDropped   = desc("access_log_dropped_total", "Lines of the access log that were dropped because its output did not keep up.")
 	allActive    = desc("backends_requests_active", "Requests in progress, over all backends.")
 	allQueued    = desc("backends_requests_queued", "Requests waiting for a slot, over all backends.")
-	backendCount = desc("backend_requests_total", "Requests given to a backend. There are series for each backend only while there are at most 1000.", "backend")
+	backendCount = desc("backend_requests_total", "Requests given to a backend.", "backend")
+	seriesless   = desc("backends_without_series", "Backends that have no series of their own.")
 	backendFails = desc("backend_failures_total", "Requests that got no whole answer from a backend.", "backend")
 	active       = desc("backend_requests_active", "Requests in progress.", "backend")
 	queued       = desc("backend_requests_queued", "Requests waiting for a slot.", "backend")
@@ -116,13 +157,16 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 			gauge(d, 0, labels...)
 		}
 	}
-	gauge(buildInfo, 1, n.config.Version)
+	gauge(buildInfo, 1, c.build...)
 	flag(ready, n.Ready())
+	flag(draining, n.draining.Load())
 
 	t, w := n.Table(), n.watcher.Status()
 	gauge(appliedRevision, float64(t.Revision()))
 	gauge(seenRevision, float64(n.seen()))
+	gauge(digest, float64(t.Digest()[0]>>16)) // what a float64 holds exactly, with room
 	flag(connected, w.Connected)
+	flag(listHeld, w.Held != "")
 	if !w.Fresh.IsZero() {
 		gauge(staleness, time.Since(w.Fresh).Seconds())
 	}
@@ -134,6 +178,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	gauge(definitions, float64(counts.Probes), "probes")
 	gauge(definitions, float64(counts.Certificates), "certificates")
 	gauge(rejected, float64(counts.Rejected))
+	gauge(dangling, float64(c.countDangling(t)))
 	gauge(ignored, float64(w.Ignored))
 	gauge(leaving, float64(n.applier.Leaving()))
 	gauge(pools, float64(n.pools.Pools()))
@@ -150,7 +195,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		}
 	}
 	count(retries, s.Retries)
-	out <- histogram(duration, s.Latency)
+	out <- histogram(duration, s.Latency, c.begun)
 	gauge(clients, float64(s.Connections))
 	count(accepted, s.Accepted)
 	count(received, s.Received)
@@ -161,7 +206,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	count(handshakes, s.Handshakes, "ok")
 	count(handshakes, s.BadTLS, "failed")
 	if n.certs != nil {
-		st := n.certs.Stats(perBackend)
+		st := n.certs.Stats(perCertificate)
 		for _, c := range st.Files {
 			gauge(certEnd, float64(c.NotAfter.Unix()), "file", strings.ToValidUTF8(c.Name, "?"))
 		}
@@ -178,6 +223,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	}
 
 	var sumActive, sumQueued, sumSick, words int
+	own := choice{MetricsConfig: n.config.Metrics}
 	for slot := range t.Slots("", "") {
 		if slot.Override != nil && slot.Override.Def.State != store.Auto {
 			words++
@@ -191,10 +237,16 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		}
 		sumActive += b.Runtime.Active()
 		sumQueued += b.Runtime.Queued()
-		if counts.Backends > perBackend {
-			continue
-		}
-		count(backendCount, b.Runtime.Requests.Load(), b.Name)
+		own.offer(slot)
+	}
+	gauge(allActive, float64(sumActive))
+	gauge(allQueued, float64(sumQueued))
+	gauge(sick, float64(sumSick))
+	gauge(overridden, float64(words))
+	gauge(seriesless, float64(counts.Backends-len(own.kept)))
+	for _, chosen := range own.slots() {
+		slot, b := chosen.slot, chosen.slot.Backend
+		count(backendCount, chosen.requests, b.Name)
 		count(backendFails, b.Runtime.Failures.Load(), b.Name)
 		gauge(active, float64(b.Runtime.Active()), b.Name)
 		gauge(queued, float64(b.Runtime.Queued()), b.Name)
@@ -213,10 +265,19 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 			gauge(connections, float64(stats.Idle), b.Name, "idle")
 		}
 	}
-	gauge(allActive, float64(sumActive))
-	gauge(allQueued, float64(sumQueued))
-	gauge(sick, float64(sumSick))
-	gauge(overridden, float64(words))
+}
+
+// countDangling walks all references once for each table that is scraped.
+func (c *collector) countDangling(t *table.Table) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if this := weak.Make(t); this != c.counted {
+		c.counted, c.dangling = this, 0
+		for range t.Dangling() {
+			c.dangling++
+		}
+	}
+	return c.dangling
 }
 
 func (c *collector) collectProbes(out chan<- prometheus.Metric) {
@@ -244,17 +305,4 @@ func (c *collector) collectProbes(out chan<- prometheus.Metric) {
 	}
 	total += st.Lateness.Counts[len(prober.LatenessBounds)]
 	out <- prometheus.MustNewConstHistogram(lateness, total, st.Lateness.Sum.Seconds(), buckets)
-}
-
-// histogram halves the proxy's resolution: two buckets for each doubling.
-func histogram(desc *prometheus.Desc, l proxy.Latency) prometheus.Metric {
-	buckets := make(map[float64]uint64)
-	var count uint64
-	for i, v := range l.Buckets {
-		count += v
-		if i%2 == 1 {
-			buckets[l.Bound(i).Seconds()] = count
-		}
-	}
-	return prometheus.MustNewConstHistogram(desc, count, l.Sum.Seconds(), buckets)
 }

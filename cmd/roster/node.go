@@ -101,7 +101,7 @@ environment, and that over the file:
 			}
 			errs = multierror.Append(errs, positive(cmd.Flags(),
 				"idle-timeout", "head-timeout", "body-timeout", "write-timeout",
-				"max-header-size", "max-header-fields", "max-target-size")...)
+				"max-header-size", "max-header-fields", "max-target-size", "metrics-backends-limit")...)
 			cfg.Store = etcd.config()
 			if len(etcd.endpoints) == 0 {
 				cfg.Embedded = &embedded.Config{Dir: data, Listen: embeddedListen}
@@ -160,6 +160,8 @@ environment, and that over the file:
 	f.StringVar(&errorStatus, "error-status", "", "varnish: every failure of a backend is a 503")
 	f.BoolVar(&cfg.Proxy.RevisionHeader, "revision-header", false, "name the revision that routed a request in the field X-Roster-Revision of its answer")
 	f.Var(newDuration(&cfg.Proxy.MinRevisionWait, 0), "min-revision-wait", "how long a request with X-Min-Revision waits for that revision; 0s ignores the field")
+	f.StringVar((*string)(&cfg.Metrics.Backends), "metrics-backends", string(node.TopSeries), "backends with series of their own in the metrics: labelled ("+node.SeriesLabel+": \"on\"), top (labelled, then by requests), all or none")
+	f.IntVar(&cfg.Metrics.Limit, "metrics-backends-limit", 1000, "how many backends at most have series of their own, but for --metrics-backends all")
 	f.Var(newDuration(&cfg.DNSInterval, 30*time.Second), "dns-interval", "how often the names of backends are resolved")
 	f.Var(&networks{&cfg.Destinations.Allow}, "backend-allow", "where backends may be, besides what is allowed anyway, CIDR,...")
 	f.Var(&networks{&cfg.Destinations.Deny}, "backend-deny", "where no backend may be, CIDR,...")
