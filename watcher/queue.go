@@ -24,6 +24,8 @@ type queue struct {
 	working int64 // which
 	seen    int64 // up to here the reader has everything and is done with it
 	known   int64 // the same once it is done with all that was pushed
+	listed  int64 // of the newest list whose difference the reader is done with
+	listing int64 // the same once it is done with all that was pushed
 }
 
 func newQueue() *queue {
@@ -57,9 +59,18 @@ func (q *queue) advance(revision int64) {
 	q.settleLocked()
 }
 
+// list says that nothing is missing up to a revision because all was read then. What
+// the list changed was pushed before.
+func (q *queue) list(revision int64) {
+	q.mu.Lock()
+	q.listing = revision
+	q.mu.Unlock()
+	q.advance(revision)
+}
+
 func (q *queue) settleLocked() {
 	if !q.busy && len(q.changes) == 0 {
-		q.seen = q.known
+		q.seen, q.listed = q.known, q.listing
 	}
 }
 
@@ -73,6 +84,13 @@ func (q *queue) progress() int64 {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.seen
+}
+
+// lists is the revision of the newest list with which the reader is done.
+func (q *queue) lists() int64 {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.listed
 }
 
 func (q *queue) next(ctx context.Context) (Change, error) {

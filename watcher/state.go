@@ -106,10 +106,8 @@ func refused(e entry, err error, v version) record {
 	}
 }
 
-const (
-	ackKey    = "ack"    // holds a revision: what happened up to it is acknowledged
-	secretKey = "secret" // the fleet's, not a definition
-)
+// ackKey holds a revision: what happened up to it is acknowledged.
+const ackKey = "ack"
 
 // state is the pure core: the keys under the prefix as of a revision, computed
 // from events or from lists. It does no I/O and has no time. One goroutine owns it.
@@ -139,10 +137,8 @@ func (s *state) ignored() int { return ignored(s.others) }
 
 func ignored(others map[string]struct{}) int {
 	n := len(others)
-	for _, known := range []string{ackKey, secretKey} {
-		if _, ok := others[known]; ok {
-			n--
-		}
+	if _, ok := others[ackKey]; ok {
+		n--
 	}
 	return n
 }
@@ -321,8 +317,21 @@ func (l *listing) resolve(bad invalid, v version) {
 	l.keys[bad.key] = refused(bad.entry, bad.err, v)
 }
 
-// empty says whether the list has no definition, valid or not.
-func (l *listing) empty() bool { return len(l.keys)+len(l.invalid) == 0 }
+// empty says whether the list has no definition, valid or not. The fleet's secret is
+// none: a node makes it by itself.
+func (l *listing) empty() bool {
+	for key := range l.keys {
+		if key != store.SecretKey {
+			return false
+		}
+	}
+	for _, bad := range l.invalid {
+		if bad.key != store.SecretKey {
+			return false
+		}
+	}
+	return true
+}
 
 // replace makes the listed keys the state and returns the difference to what it
 // was, leaving out what is the same in create revision, mod revision and value.

@@ -14,6 +14,12 @@ type Status struct {
 	// and goes back only with etcd's history. 0 before the first change.
 	Seen int64
 
+	// Listed is the revision of the newest list with which the reader is done: one that
+	// found no difference counts, too, of which there is no change. It is not moved by
+	// what others write. Compaction may leave nothing else of a change that was undone. 0
+	// before the first.
+	Listed int64
+
 	// Fresh is the newest moment of which it is proven that every change committed
 	// before it, as far as the member of etcd watched knows, has been received. In
 	// good times it trails the present by at most about a ProofInterval. Zero before

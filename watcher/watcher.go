@@ -77,7 +77,7 @@ func (w *Watcher) Status() Status {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	status := w.status
-	status.Seen = w.queue.progress()
+	status.Seen, status.Listed = w.queue.progress(), w.queue.lists()
 	return status
 }
 
@@ -338,12 +338,13 @@ func (w *Watcher) compacted(ctx context.Context, revision int64) error {
 	if err != nil {
 		return err
 	}
-	if !same {
-		w.stale = true
-		w.cfg.Logger.Info("etcd compacted changes not seen yet: listing again", "seen", w.seen, "compacted", revision)
-		return errStale
+	if same {
+		w.queue.list(w.state.at) // as good as one: what was done and undone meanwhile nobody tells any more
+		return errReopen
 	}
-	return errReopen
+	w.stale = true
+	w.cfg.Logger.Info("etcd compacted changes not seen yet: listing again", "seen", w.seen, "compacted", revision)
+	return errStale
 }
 
 // doubt judges a stream that is silent although asked. Nil: nothing is missing.
@@ -513,7 +514,8 @@ func (w *Watcher) list(ctx context.Context) error {
 	if first || back || len(change.Puts)+len(change.Deletes) > 0 {
 		w.queue.push(change)
 	}
-	w.saw(l.revision)
+	w.seen = l.revision
+	w.queue.list(l.revision)
 	w.update(func(s *Status) {
 		w.count(s)
 		s.Held = ""

@@ -493,12 +493,34 @@ func TestCompactionWhileCutOff(t *testing.T) {
 				if got := b.Status().Relists; (got == 1) != (tt.txn != nil) {
 					t.Errorf("%d relists, want one only if something had changed", got)
 				}
+				if got, want := b.Status().Listed, b.model.history.revision; got != want {
+					t.Errorf("listed = %d, want %d: what was done and undone meanwhile is in", got, want)
+				}
 				b.model.put(backendA, best)
 				settle()
 				b.check(t, "after a put")
 			})
 		})
 	}
+}
+
+// Nodes write what Listed is, so that what they write must not move it.
+func TestListedIsNotMovedByWhatOthersWrite(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *bench) {
+		before := b.Status().Listed
+		if before == 0 {
+			t.Fatal("listed = 0 after the first list")
+		}
+		for range 100 {
+			b.model.elsewhere(1)
+			pass(10 * time.Second)
+		}
+		b.model.put(backendA, best)
+		settle()
+		if s := b.Status(); s.Listed != before || s.Seen != b.model.history.revision {
+			t.Errorf("listed = %d, seen = %d, want %d and %d", s.Listed, s.Seen, before, b.model.history.revision)
+		}
+	})
 }
 
 func TestDeletedWhileCutOff(t *testing.T) {
@@ -583,6 +605,16 @@ func TestSeenWaitsForTheReader(t *testing.T) {
 	}
 	if q.progress() != 14 {
 		t.Errorf("seen = %d with nothing to do, want 14", q.progress())
+	}
+	q.push(Change{Revision: 16})
+	q.list(17)
+	if q.lists() != 0 {
+		t.Errorf("listed = %d before what it changed was read, want 0", q.lists())
+	}
+	q.next(t.Context())
+	q.next(ctx)
+	if q.lists() != 17 {
+		t.Errorf("listed = %d with nothing to do, want 17", q.lists())
 	}
 	q.advance(20)
 	if q.progress() != 20 {
