@@ -56,6 +56,13 @@ const (
 //
 // The definition shares no memory with value.
 func Decode(key Key, value []byte, unknown UnknownFields) (def Definition, warnings []string, err error) {
+	if key == SecretKey {
+		secret, err := readSecret(value)
+		if err != nil {
+			return nil, nil, &multierror.Error{Errors: []error{err}, ErrorFormat: oneLine}
+		}
+		return secret, nil, nil
+	}
 	d := &decoder{data: value}
 	d.path = d.pathBuf[:0]
 	if err := ValidateName(key.Name); err != nil {

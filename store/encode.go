@@ -141,6 +141,9 @@ func Redact(def Definition) []byte { return encode(def, true) }
 // seems to hold a private key is not shown at all. The result may share memory
 // with raw.
 func RedactValue(key Key, raw []byte) []byte {
+	if key.Kind == SecretKind {
+		return hidden(len(raw))
+	}
 	if key.Kind != Certificates {
 		if bytes.Contains(raw, []byte("PRIVATE KEY")) {
 			return hidden(len(raw))

@@ -44,11 +44,14 @@ type Key struct {
 }
 
 // ParseKey reads what follows the prefix, "backends/team-a/web-1". It is false
-// for what is no definition: other kinds, or no kind at all. The name may
-// be invalid, which Decode reports.
+// for what is no definition: other kinds, or no kind at all; SecretKey counts as one.
+// The name may be invalid, which Decode reports.
 func ParseKey(rel string) (Key, bool) {
 	kind, name, found := strings.Cut(rel, "/")
 	if !found {
+		if rel == SecretKey.String() {
+			return SecretKey, true
+		}
 		return Key{}, false
 	}
 	switch k := Kind(kind); k {
@@ -59,7 +62,12 @@ func ParseKey(rel string) (Key, bool) {
 }
 
 // String is the key under the prefix: "backends/team-a/web-1".
-func (k Key) String() string { return string(k.Kind) + "/" + k.Name }
+func (k Key) String() string {
+	if k.Kind == SecretKind {
+		return string(k.Kind)
+	}
+	return string(k.Kind) + "/" + k.Name
+}
 
 // MaxName is the longest name, in bytes.
 const MaxName = 255

@@ -18,6 +18,7 @@ func TestParseKey(t *testing.T) {
 		"certificates/x":        {Kind: store.Certificates, Name: "x"},
 		"health/web-1":          {Kind: store.HealthKind, Name: "web-1"},
 		"backends/":             {Kind: store.Backends, Name: ""}, // Decode refuses the name
+		"secret":                store.SecretKey,
 		"backends/ /":           {Kind: store.Backends, Name: " /"},
 	} {
 		got, ok := store.ParseKey(in)
@@ -25,7 +26,7 @@ func TestParseKey(t *testing.T) {
 			t.Errorf("ParseKey(%q) = %v, %v, want %v", in, got, ok, want)
 		}
 	}
-	for _, in := range []string{"", "/", "ack", "secret", "backends", "backend/x", "Backends/x", "/backends/x", "nodes/x"} {
+	for _, in := range []string{"", "/", "ack", "secret/", "secret/x", "backends", "backend/x", "Backends/x", "/backends/x", "nodes/x"} {
 		if got, ok := store.ParseKey(in); ok {
 			t.Errorf("ParseKey(%q) = %v, want no key", in, got)
 		}

@@ -85,7 +85,7 @@ func (s *Store) list(ctx context.Context, kind Kind, under string, rev int64) ([
 		for _, kv := range r.Kvs {
 			bytes += len(kv.Key) + len(kv.Value)
 			key, ok := ParseKey(string(kv.Key[len(s.prefix):]))
-			if ok && strings.HasPrefix(key.Name, under) {
+			if ok && key != SecretKey && strings.HasPrefix(key.Name, under) {
 				entries = append(entries, entry(key, kv))
 			}
 		}
