@@ -88,6 +88,9 @@ type Config struct {
 	// admin and etcd addresses.
 	Destinations pool.Rules
 
+	// Notify is told how the node fares, in the words of sd_notify(3): READY=1 once it is
+	// ready, STOPPING=1 when it begins to drain, STATUS for people. Nil: nobody.
+	Notify func(state string)
 	// Logger gets everything worth a line. Nil discards.
 	Logger *slog.Logger
 }
@@ -165,6 +168,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.firstAnswers == 0 {
 		c.firstAnswers = firstAnswers
+	}
+	if c.Notify == nil {
+		c.Notify = func(string) {}
 	}
 	c.Metrics = c.Metrics.withDefaults()
 	if c.ID == "" {

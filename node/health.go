@@ -105,5 +105,8 @@ func (n *Node) ask(ctx context.Context) error {
 		}
 	}
 	close(n.ready)
+	if !n.draining.Load() { // which has had its say
+		n.config.Notify("READY=1\nSTATUS=" + n.servingAt())
+	}
 	return nil
 }

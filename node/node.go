@@ -16,6 +16,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -96,6 +97,7 @@ func (n *Node) Run(ctx context.Context) error {
 	for _, l := range listeners {
 		n.serving = append(n.serving, l.Addr())
 	}
+	n.config.Notify("STATUS=waiting for the definitions in etcd, and for the first answers of probes")
 	var adminListener net.Listener
 	if n.config.Admin != "" {
 		if adminListener, err = net.Listen("tcp", n.config.Admin); err != nil {
@@ -307,6 +309,7 @@ func (n *Node) serve(ctx, below context.Context, listeners []proxy.Listener) err
 func (n *Node) drain(ctx context.Context) {
 	log := n.config.Logger
 	n.draining.Store(true)
+	n.config.Notify(n.stopping())
 	n.proxy.Retire()
 	if n.config.DrainDelay > 0 {
 		log.Info("not ready any more", "accepting_for", n.config.DrainDelay)
@@ -321,6 +324,23 @@ func (n *Node) drain(ctx context.Context) {
 	if err := n.proxy.Drain(ctx); errors.Is(err, context.DeadlineExceeded) {
 		log.Warn("requests were cut off", "drain_timeout", n.config.DrainTimeout)
 	}
+}
+
+// servingAt says where clients are served.
+func (n *Node) servingAt() string {
+	var all []string
+	for _, a := range n.serving {
+		all = append(all, a.String())
+	}
+	return "serving at " + strings.Join(all, ", ")
+}
+
+// stopping is what Notify is told at the beginning of a drain: also how long it may take,
+// or a service manager would cut it short.
+func (n *Node) stopping() string {
+	const room = 10 * time.Second // for what is below the proxy to end
+	most := n.config.DrainDelay + n.config.DrainTimeout
+	return fmt.Sprintf("STOPPING=1\nEXTEND_TIMEOUT_USEC=%d\nSTATUS=draining, for at most %v", (most + room).Microseconds(), most)
 }
 
 // apply is the only one to change the table.

@@ -51,7 +51,9 @@ names, of --tls-cert or of the definitions in etcd, else the first --tls-cert. F
 that change are loaded within seconds. HTTP/2 is spoken to clients that want it, with TLS by
 ALPN and without by prior knowledge.
 
-With --access-log-file, SIGHUP opens the file anew, after it was moved away.
+With --access-log-file, SIGHUP opens the file anew, after it was moved away. A service
+manager that waits for notifications (systemd's Type=notify) is told when the node is ready
+and when it begins to end, and may send SIGHUP to reload at any time.
 
 The file of --config has the same names, in YAML; the command line wins over the
 environment, and that over the file:
@@ -117,12 +119,15 @@ environment, and that over the file:
 			if err := errs.ErrorOrNil(); err != nil {
 				return withCode(exitUsage, err)
 			}
+			if os.Getenv("NOTIFY_SOCKET") != "" {
+				cfg.Notify = notifier(cfg.Logger)
+			}
 			n, err := node.New(cfg)
 			if err != nil {
 				return withCode(exitUsage, err) // it has only checked what it was given
 			}
-			if cfg.AccessLog.File != "" {
-				defer onHangup(n.Reopen)()
+			if cfg.AccessLog.File != "" || cfg.Notify != nil {
+				defer onHangup(func() { reload(n, cfg.Notify) })()
 			}
 			return n.Run(cmd.Context())
 		},
