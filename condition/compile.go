@@ -285,6 +285,7 @@ func (c *checker) call(e ast.NavigableExpr) {
 var (
 	undeclared = regexp.MustCompile(`^undeclared reference to '(.*?)'(?: \(in container '.*'\))?$`)
 	undefined  = regexp.MustCompile(`^undefined field '(.*)'$`)
+	mistyped   = regexp.MustCompile(`^expected type '(.*)' but found '(.*)'$`)
 	overload   = regexp.MustCompile(`^found no matching overload for '(.*)' applied to '(.*)'$`)
 )
 
@@ -310,6 +311,8 @@ func explain(issues *cel.Issues, tree *ast.AST) Errors {
 				name = strings.Trim(m[1], "_")
 			}
 			msg = fmt.Sprintf("%s does not go with %s", name, clip(m[2]))
+		} else if m := mistyped.FindStringSubmatch(msg); m != nil {
+			msg = fmt.Sprintf("it is of type %s, want %s", clip(m[2]), m[1])
 		} else if rest, ok := strings.CutPrefix(msg, "Syntax error: "); ok {
 			rest, _, _ = strings.Cut(rest, " expecting {") // every token there is
 			msg = "not CEL: " + clip(strings.ReplaceAll(rest, "'<EOF>'", "the end"))

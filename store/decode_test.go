@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 	multierror "github.com/hashicorp/go-multierror"
 
+	"roster/condition"
 	"roster/store"
 )
 
@@ -73,6 +74,14 @@ func plainProbe(change ...func(*store.Probe)) *store.Probe {
 		c(p)
 	}
 	return p
+}
+
+func compiled(when string) *condition.Condition {
+	c, err := condition.Compile(when)
+	if err != nil {
+		panic(err)
+	}
+	return c
 }
 
 func plainRoute(change func(*store.Route)) *store.Route {
@@ -181,6 +190,7 @@ func TestDecodeGood(t *testing.T) {
 		{store.Routes, `{"match":{"host":"*.Foo.com:8080","path":"/java/*"},"when":"req.method == 'GET'","on_error":"skip","priority":-3,"backend":"team-a/java"}`, plainRoute(func(r *store.Route) {
 			r.Match.Host, r.Match.Path = []string{"*.foo.com"}, []string{"/java/*"}
 			r.When, r.OnError, r.Priority, r.Backend = "req.method == 'GET'", store.SkipRoute, -3, "team-a/java"
+			r.Condition = compiled(r.When)
 		}), `{"match":{"host":"*.foo.com","path":"/java/*"},"when":"req.method == 'GET'","on_error":"skip","priority":-3,"backend":"team-a/java"}`},
 		{store.Routes, `{"match":{"host":["a.example.","[::1]","10.0.0.1"],"path":["/","/a%2Fb","/*"],"path_regex":"^/a+$","method":["GET","PURGE"],"header":{"X-A":"1","x-b":["*","2"]},"query":{"q":"*"},"client":["10.0.0.0/8","::1"]},"backend":"x"}`, plainRoute(func(r *store.Route) {
 			r.Backend = "x"
@@ -381,6 +391,12 @@ func TestDecodeBad(t *testing.T) {
 		{store.Routes, `{"backend":"a","respond":{}}`, []string{"respond: does not go with backend; only one of them may be given"}},
 		{store.Routes, `{"backend":"a","when":" ","on_error":"skip"}`, []string{"when: is empty, want a condition in CEL, or no when"}},
 		{store.Routes, `{"backend":"a","on_error":"skip"}`, []string{"on_error: does not go without when"}},
+		{store.Routes, `{"when":"req.path == '/' &&\n req.foo && client.ip","priority":"high"}`, []string{
+			`priority: is the string "high", want a whole number`,
+			"backend: is missing; one of backend and respond is required",
+			"when: line 2, column 5: req has no field foo, want req.method, req.host, req.path, req.query, req.url, req.proto, req.header or req.cookie",
+			"when: line 2, column 19: it is of type string, want bool",
+		}},
 		{store.Routes, `{"backend":"a","match":{"host":"*","path":"java","path_regex":"(","method":"get","header":{"a b":"1"},"client":"10.0.0.1/8"}}`, []string{
 			`match.host: "*" has '*' in it, want an address or a domain name`,
 			`match.path: is "java", want a path that begins with "/"`,

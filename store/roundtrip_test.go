@@ -49,7 +49,7 @@ var samples = map[string]map[string][]string{
 	"cookie":  {"name": {`"roster"`, `"x"`}, "ttl": {`"0s"`, `"1d"`}, "path": {`"/"`, `"/x"`}},
 	"outlier": {"consecutive": {`5`, `1`}, "ejection": {`"30s"`, `"1s"`}, "max_ejection": {`"5m"`, `"1d"`}, "max_share": {`0.1`, `1`}},
 	"routes": {
-		"match": {`{}`, `$match`}, "when": {`"true"`, `"a\nb"`}, "on_error": {`"fail"`, `"skip"`}, "priority": {`0`, `-1`, `5`}, "backend": {`"a"`, `"b/c"`},
+		"match": {`{}`, `$match`}, "when": {`"true"`, `"req.path ==\n'/'"`}, "on_error": {`"fail"`, `"skip"`}, "priority": {`0`, `-1`, `5`}, "backend": {`"a"`, `"b/c"`},
 		"respond": {`{}`, `$respond`}, "request_headers": {`{}`, `$edits`}, "response_headers": {`$edits`}, "strip_prefix": {`"/"`, `"/a"`}, "rewrite_host": {`"b"`, `"b:1"`},
 		"retries": {`0`, `3`}, "timeout": {`"0s"`, `"1m"`}, "connect_timeout": {`"0s"`, `"1s"`}, "first_byte_timeout": {`0`}, "between_bytes_timeout": {`"1ms"`},
 	},

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"roster/condition"
 )
 
 // Inherit is the value of a duration that is not given, where 0 is no limit:
@@ -28,9 +30,12 @@ const (
 // itself. Exactly one of Backend and Respond is set.
 type Route struct {
 	Match    Match
-	When     string // CEL, not compiled yet; "" = always
+	When     string // CEL; "" = always
 	OnError  OnError
 	Priority int // higher first
+
+	// Condition is When compiled, and written as When; nil where that is "".
+	Condition *condition.Condition
 
 	Backend string // name of a backend or director
 	Respond *Respond
@@ -153,11 +158,31 @@ func readRoute(d *decoder, r *Route) {
 	case g.has("backend") && g.has("respond"):
 		d.failAt("respond", "does not go with backend; only one of them may be given")
 	}
-	if g.has("when") && strings.TrimSpace(r.When) == "" && !g.bad("when") {
+	switch {
+	case !g.has("when") || g.bad("when"):
+	case strings.TrimSpace(r.When) == "":
 		d.failAt("when", "is empty, want a condition in CEL, or no when")
+	default:
+		readCondition(d, r)
 	}
 	if g.has("on_error") && !g.has("when") {
 		d.failAt("on_error", "does not go without when")
+	}
+}
+
+// readCondition compiles the condition; each fault in it is one of the value.
+func readCondition(d *decoder, r *Route) {
+	var errs condition.Errors
+	c, err := condition.Compile(r.When)
+	switch {
+	case err == nil:
+		r.Condition = c
+	case errors.As(err, &errs):
+		for _, err := range errs {
+			d.failAt("when", "%v", err)
+		}
+	default:
+		d.failAt("when", "%v", err)
 	}
 }
 
