@@ -143,6 +143,7 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.health.run(gctx) })
 	g.Go(func() error { return n.ask(gctx) })
 	g.Go(func() error { return n.apply(gctx) })
+	g.Go(func() error { return n.applier.Run(gctx) })
 	if n.certs != nil {
 		g.Go(func() error { return n.certs.Run(gctx) })
 	}

@@ -8,6 +8,7 @@ import (
 
 	iradix "github.com/hashicorp/go-immutable-radix/v2"
 
+	"roster/balancer"
 	"roster/pool"
 	"roster/prober"
 	"roster/store"
@@ -33,6 +34,9 @@ type Applier struct {
 	ages   ages
 	users  map[store.Key]map[string]struct{} // via, certificates and probes -> the backends that name them
 	losers map[store.Key]*claim              // definitions whose name an older key of the other kind holds
+	groups groups
+	sticky map[Ref]struct{} // directors with a cookie
+	views  *views
 
 	// health is held from the first look at verdicts for a new table until queues are
 	// as that table wants them, and while a changed verdict is acted on.
@@ -52,10 +56,15 @@ func NewApplier(pools Pools) *Applier {
 		refs:    make([]int32, 1), // Ref 0 refers to nothing
 		users:   make(map[store.Key]map[string]struct{}),
 		losers:  make(map[store.Key]*claim),
+		groups:  make(groups),
+		sticky:  make(map[Ref]struct{}),
 		leaving: make(map[string]leaver),
 	}
 	a.onTransition = a.transition
-	a.current.Store(empty())
+	a.views = newViews(a.start, &a.current)
+	first := empty()
+	first.views = a.views
+	a.current.Store(first)
 	return a
 }
 
@@ -134,7 +143,10 @@ func (a *Applier) Apply(c watcher.Change) *Table {
 		t.revision = c.Touched
 	}
 	a.edits++
-	w := &work{Applier: a, before: old, t: &t, edit: edit{vector: old.slots, number: a.edits}, names: old.names.Txn(), routes: routeEdit{routes: old.routes}}
+	w := &work{
+		Applier: a, before: old, t: &t, edit: edit{vector: old.slots, number: a.edits}, names: old.names.Txn(), routes: routeEdit{routes: old.routes},
+		touched: make(map[Ref]struct{}), remade: make(map[Ref]struct{}),
+	}
 	for _, key := range c.Deletes {
 		w.report(key, nil, nil)
 		w.put(key, nil)
@@ -176,6 +188,10 @@ type work struct {
 	rebuilt map[string]struct{} // of them, those that rebuild has been at
 	after   []func()
 
+	selecting map[string]map[string]struct{} // directors, and the backends that they may select or not
+	touched   map[Ref]struct{}               // names whose backend or override changed
+	remade    map[Ref]struct{}               // names whose director did
+
 	reprobed   []string // backends to look at the probe of: it changed
 	reprobeAll bool     // the default probe did
 }
@@ -192,6 +208,7 @@ func (w *work) commit() *Table {
 	if w.reprobeAll {
 		w.probeAll()
 	}
+	w.selectMembers()
 	t := w.t
 	t.slots = w.edit.vector
 	t.names = w.names.Commit()
@@ -201,12 +218,119 @@ func (w *work) commit() *Table {
 	t.counts.Probes = t.probes.Len()
 	t.counts.Certificates = t.certs.Len()
 	t.counts.Rejected = t.rejected.Len()
-	w.current.Store(t)
+	w.publish()
 	for _, f := range w.after {
 		f()
 	}
 	w.sweep()
 	return t
+}
+
+// publish makes the views of the directors that are new in the table, lets requests
+// have it, and has those looked at again whose members have changed.
+func (w *work) publish() {
+	v, t := w.views, w.t
+	if t.secret != w.before.secret {
+		for ref := range w.sticky {
+			w.remade[ref] = struct{}{}
+			s := t.slots.at(ref)
+			d := s.Director
+			if d.view.Load() == nil {
+				continue
+			}
+			next := *s // an older table keeps the cookies that it has
+			next.Director = &Director{Name: d.Name, Def: d.Def, CreateRevision: d.CreateRevision, ModRevision: d.ModRevision, Members: d.Members, run: d.run}
+			w.edit.set(ref, &next)
+			t.slots = w.edit.vector
+		}
+	}
+	v.making.Lock()
+	defer v.making.Unlock()
+	changed := w.relate()
+	making := make(map[*Director]struct{})
+	for ref := range w.remade {
+		if s := t.slots.at(ref); s != nil && s.Director != nil {
+			w.look(ref, s.Director, making)
+		}
+	}
+	// Twice: before, so that no request takes an older view's word for what is new; and
+	// after, for what looked at the older table meanwhile.
+	v.markAll(changed)
+	w.current.Store(t)
+	v.markAll(changed)
+}
+
+// relate brings it up to date who is whose member, and returns the names whose
+// directors have to look at them again.
+func (w *work) relate() (changed []Ref) {
+	v := w.views
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for ref := range w.remade {
+		var was, is []balancer.Member
+		if s := w.before.slots.at(ref); s != nil && s.Director != nil {
+			was = s.Director.Members
+			delete(v.timed, s.Director.run)
+			delete(v.runs, ref)
+		}
+		if s := w.t.slots.at(ref); s != nil && s.Director != nil {
+			is = s.Director.Members
+			v.runs[ref] = s.Director.run
+		}
+		for len(was) > 0 && len(is) > 0 && was[0].Ref == is[0].Ref {
+			was, is = was[1:], is[1:]
+		}
+		for len(was) > 0 && len(is) > 0 && was[len(was)-1].Ref == is[len(is)-1].Ref {
+			was, is = was[:len(was)-1], is[:len(is)-1]
+		}
+		for i := range was {
+			v.parents.remove(was[i].Ref, ref)
+		}
+		for i := range is {
+			v.parents.add(is[i].Ref, ref)
+		}
+		changed = append(changed, ref)
+	}
+	for ref := range w.touched {
+		if !alike(w.before.slots.at(ref), w.t.slots.at(ref)) {
+			changed = append(changed, ref)
+		}
+	}
+	return changed
+}
+
+// alike says whether who looked at a slot before need not look again.
+func alike(a, b *Slot) bool {
+	if a == nil || b == nil || a.Backend == nil || b.Backend == nil {
+		return a == b
+	}
+	state := func(s *Slot) store.HealthState {
+		if s.Override == nil {
+			return store.Auto
+		}
+		return s.Override.Def.State
+	}
+	return state(a) == state(b) && a.Backend.Probe == b.Backend.Probe &&
+		(a.Backend.Pool == nil) == (b.Backend.Pool == nil) && (a.Backend.Fault == nil) == (b.Backend.Fault == nil)
+}
+
+// look makes the view of a director of the table to come, and first those of the
+// directors below it.
+func (w *work) look(ref Ref, d *Director, making map[*Director]struct{}) {
+	if _, is := making[d]; is || d.view.Load() != nil {
+		return
+	}
+	making[d] = struct{}{}
+	for i := range d.Members {
+		below := d.Members[i].Ref
+		if s := w.t.slots.at(below); s != nil && s.Director != nil {
+			w.look(below, s.Director, making)
+		}
+	}
+	walk := walk{t: w.t, now: w.views.now()}
+	d.run.stale.Store(false)
+	d.view.Store(walk.makeView(ref, d))
+	w.views.schedule(ref, d)
 }
 
 // put brings a key to its new definition; nil takes it out of effect.
@@ -225,6 +349,8 @@ func (w *work) put(key store.Key, c *claim) {
 	case store.Probes:
 		w.t.probes = w.replace(w.t.probes, key, c)
 		w.reprobe(key)
+	case store.SecretKind:
+		w.secret(c)
 	case store.Certificates:
 		w.t.certs = w.replace(w.t.certs, key, c)
 		w.rebuild(key)
@@ -271,6 +397,18 @@ func (w *work) replace(tree *iradix.Tree[*Definition], key store.Key, c *claim) 
 	return tree
 }
 
+// secret puts the fleet's secret into effect.
+func (w *work) secret(c *claim) {
+	var old *claim
+	if d := w.t.secret; d != nil {
+		old = &claim{def: d.Def, create: d.CreateRevision, mod: d.ModRevision}
+	}
+	w.count(store.SecretKey, old, c)
+	if w.t.secret = nil; c != nil {
+		w.t.secret = &Definition{Key: store.SecretKey, Def: c.def, CreateRevision: c.create, ModRevision: c.mod}
+	}
+}
+
 func (w *work) route(key store.Key, c *claim) {
 	var old *claim
 	before, had := w.routes.routes.byName.Get([]byte(key.Name))
@@ -311,6 +449,7 @@ func (w *work) override(key store.Key, c *claim) {
 		next.Override = &Override{Def: c.def.(*store.Health), CreateRevision: c.create, ModRevision: c.mod}
 	}
 	w.edit.set(ref, &next)
+	w.touched[ref] = struct{}{}
 	if b := next.Backend; b != nil {
 		w.compile = append(w.compile, b.Name)
 		w.after = append(w.after, func() { w.settleQueue(b.Name) })

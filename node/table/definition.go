@@ -61,8 +61,16 @@ func (t *Table) Definitions(kind store.Kind, under, after string) iter.Seq[*Defi
 }
 
 // Available says whether a request that is sent to a name now finds a backend there:
-// a backend that is not sick, or a director with such a member.
+// a backend that is not sick, or a director that has one to choose, be it in panic only.
 func (t *Table) Available(name string) bool {
 	ref, ok := t.names.Get([]byte(name))
-	return ok && t.available(ref, &trail{})
+	if !ok {
+		return false
+	}
+	s := t.slots.at(ref)
+	if s.Director == nil {
+		return s.Available()
+	}
+	w := walk{t: t, now: t.views.now()}
+	return w.available(ref, s)
 }

@@ -123,7 +123,9 @@ func (w *work) setBackend(name string, c *claim) {
 		}
 		next := *s
 		next.Backend = nil
+		w.touched[ref] = struct{}{}
 		w.edit.set(ref, &next)
+		w.labelled(ref, name, old.Def, nil)
 		w.forget(ref)
 		w.t.counts.Backends--
 		w.after = append(w.after, func() {
@@ -147,6 +149,7 @@ func (w *work) setBackend(name string, c *claim) {
 		w.t.counts.Backends++
 		b.Runtime = w.comeBack(name)
 	}
+	w.touched[ref] = struct{}{}
 	if old == nil || old.CreateRevision != c.create {
 		w.ages.push(age{c.create, name, ref}, w.t.counts.Backends, w.edit.vector)
 	}
@@ -156,6 +159,11 @@ func (w *work) setBackend(name string, c *claim) {
 		next.Since = time.Now()
 	}
 	w.edit.set(ref, &next)
+	var before *store.Backend
+	if old != nil {
+		before = old.Def
+	}
+	w.labelled(ref, name, before, b.Def)
 	w.need(b, true)
 	w.compile = append(w.compile, name)
 	if old == nil {
@@ -180,32 +188,71 @@ func (w *work) setDirector(name string, c *claim) {
 	}
 	var d *Director
 	if c != nil {
-		def := c.def.(*store.Director)
-		d = &Director{Name: name, Def: def, CreateRevision: c.create, ModRevision: c.mod}
-		d.Members = make([]Member, len(def.Members))
-		for i, m := range def.Members {
-			d.Members[i] = Member{Ref: w.mention(m.Name), Weight: m.Weight}
-		}
-		if old != nil {
-			d.cursor = old.cursor
-		} else {
-			d.cursor = new(balancer.RoundRobin)
+		if old == nil {
 			ref = w.mention(name)
 			w.t.counts.Directors++
 		}
+		d = w.newDirector(ref, old, name, c)
 	}
 	next := *w.edit.at(ref)
 	next.Director = d
 	w.edit.set(ref, &next)
+	w.remade[ref] = struct{}{}
 	if old != nil {
-		for _, m := range old.Members {
-			w.forget(m.Ref)
-		}
-		if d == nil {
-			w.forget(ref)
-			w.t.counts.Directors--
+		for i := range old.Members {
+			w.forget(old.Members[i].Ref)
 		}
 	}
+	if d == nil {
+		w.delist(old.run, name)
+		delete(w.sticky, ref)
+		w.forget(ref)
+		w.t.counts.Directors--
+	}
+}
+
+// newDirector makes the director of a definition; old is that of the name so far.
+func (w *work) newDirector(ref Ref, old *Director, name string, c *claim) *Director {
+	def := c.def.(*store.Director)
+	d := &Director{Name: name, Def: def, CreateRevision: c.create, ModRevision: c.mod}
+	if old != nil {
+		d.run = old.run
+	} else {
+		d.run = &directorRun{ref: ref}
+	}
+	if delete(w.sticky, ref); def.Cookie != nil {
+		w.sticky[ref] = struct{}{}
+	}
+	w.enlist(d.run, name, def)
+	selected := w.selected(d.run, name, def)
+
+	seats := d.run.seats
+	if d.run.seats = nil; balancer.Remembers(def) {
+		d.run.seats = make(map[string]*balancer.Seat)
+		keep := func(name string) {
+			if seat := seats[name]; seat != nil {
+				d.run.seats[name] = seat
+			}
+		}
+		for i := range def.Members {
+			keep(def.Members[i].Name)
+		}
+		for _, name := range selected {
+			keep(name)
+		}
+	}
+	d.Members = make([]balancer.Member, 0, len(def.Members)+len(selected))
+	for i := range def.Members {
+		m := &def.Members[i]
+		member := w.mention(m.Name)
+		d.Members = append(d.Members, balancer.Member{
+			Ref: member, Name: w.edit.at(member).Name, Weight: m.Weight, Rampup: m.Rampup, Seat: d.run.seat(def, m.Name),
+		})
+	}
+	for _, name := range selected {
+		d.Members = append(d.Members, w.selectedMember(d.run, def, name))
+	}
+	return d
 }
 
 // needs are the definitions that a backend names: those that it cannot be reached
@@ -260,6 +307,7 @@ func (w *work) rebuild(key store.Key) {
 // own returns a backend's slot for this change to complete.
 func (w *work) own(ref Ref) *Slot {
 	s := w.edit.at(ref)
+	w.touched[ref] = struct{}{}
 	if s.Backend.edit == w.edits {
 		return s
 	}

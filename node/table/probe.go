@@ -30,6 +30,9 @@ func (a *Applier) transition(t prober.Transition) {
 	if s == nil || s.Backend == nil || s.Backend.Probe != t.Ref {
 		return // its definition is no longer in effect
 	}
+	if ref, ok := a.Current().names.Get([]byte(t.Name)); ok {
+		a.views.mark(ref)
+	}
 	a.settleQueue(t.Name)
 	a.tell(s.Backend.Runtime, t)
 }

@@ -3,6 +3,7 @@ package table
 import (
 	"sync/atomic"
 
+	"roster/balancer"
 	"roster/pool"
 	"roster/prober"
 )
@@ -17,5 +18,17 @@ type Runtime struct {
 	pool.Limit
 	Failures atomic.Uint64 // of Requests, those that got no whole answer from it
 
+	latency balancer.Latency                // of requests that came by directors which go by it
+	retries atomic.Pointer[balancer.Budget] // of routes that name the backend; made when one retries
+
 	told prober.Verdict // that notify knows, while there is a probe; of the Applier's health
+}
+
+// budget returns the backend's own retry budget.
+func (r *Runtime) budget() *balancer.Budget {
+	if b := r.retries.Load(); b != nil {
+		return b
+	}
+	r.retries.CompareAndSwap(nil, new(balancer.Budget))
+	return r.retries.Load()
 }

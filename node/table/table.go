@@ -8,17 +8,13 @@ import (
 
 	iradix "github.com/hashicorp/go-immutable-radix/v2"
 
-	"roster/balancer"
 	"roster/pool"
 	"roster/prober"
 	"roster/store"
 )
 
 // Ref is a name's slot in a table; 0 refers to nothing.
-type Ref uint32
-
-// maxDepth is how deep directors nest: a director, and up to seven below it.
-const maxDepth = 8
+type Ref = uint32
 
 // Slot is all that is known under one name at one revision. A slot without
 // Backend and Director is dangling: something refers to a name nobody defines.
@@ -53,22 +49,6 @@ func (b *Backend) limit() {
 	b.Runtime.Set(b.Def.MaxConnections, b.Def.WaitLimit, b.Def.WaitTimeout)
 }
 
-// Director is one director as one table sees it. It never changes; its cursor
-// lives on while the name is a director.
-type Director struct {
-	Name                        string
-	Def                         *store.Director
-	CreateRevision, ModRevision int64
-	Members                     []Member
-	cursor                      *balancer.RoundRobin
-}
-
-// Member is one place in a director. Weight 0 is never chosen.
-type Member struct {
-	Ref    Ref
-	Weight float64
-}
-
 // Override is the operator's word on a name's health. It wins over probes.
 type Override struct {
 	Def                         *store.Health
@@ -92,7 +72,7 @@ type Rejection struct {
 // operator's word, else its probe's verdict. One without a probe is healthy.
 func (s *Slot) Available() bool {
 	b := s.Backend
-	if b == nil || b.Pool == nil {
+	if b == nil || b.Pool == nil || b.Fault != nil {
 		return false
 	}
 	if s.Override != nil {
@@ -117,8 +97,10 @@ type Table struct {
 	certs    *iradix.Tree[*Definition]
 	rejected *iradix.Tree[*Rejection]
 	warnings *iradix.Tree[[]string]
-	fallback Ref // the default rule's answer
+	secret   *Definition // the fleet's; nil: none
+	fallback Ref         // the default rule's answer
 	counts   Counts
+	views    *views
 }
 
 // Definition is a definition that only others refer to.
@@ -298,95 +280,6 @@ func (t *Table) Dangling() iter.Seq2[store.Key, string] {
 type DanglingError struct{ Key store.Key }
 
 func (e *DanglingError) Error() string { return fmt.Sprintf("%s is not defined", e.Key) }
-
-// trail is the chain of directors being asked, so that a director that leads
-// back to itself is noticed instead of followed.
-type trail struct {
-	refs  [maxDepth]Ref
-	depth int
-	asked int // names looked at
-}
-
-// maxAsked bounds the names that one pick looks at. Directors of each other, all
-// sick, could ask for ever: eight levels of ten members are ten million leaves.
-const maxAsked = 1 << 18
-
-func (tr *trail) push(ref Ref) bool {
-	if tr.depth == maxDepth {
-		return false
-	}
-	for _, r := range tr.refs[:tr.depth] {
-		if r == ref {
-			return false
-		}
-	}
-	tr.refs[tr.depth] = ref
-	tr.depth++
-	return true
-}
-
-func (tr *trail) pop() { tr.depth-- }
-
-// available says whether new requests may be sent to the name: a backend that is
-// neither none nor at fault, a director with such a member, and no override
-// against it.
-func (t *Table) available(ref Ref, tr *trail) bool {
-	s := t.slots.at(ref)
-	if tr.asked++; s == nil || tr.asked > maxAsked {
-		return false
-	}
-	if s.Backend != nil {
-		return s.Available()
-	}
-	if s.Director == nil || s.refused() || !tr.push(ref) {
-		return false
-	}
-	defer tr.pop()
-	for _, m := range s.Director.Members {
-		if m.Weight > 0 && t.available(m.Ref, tr) {
-			return true
-		}
-	}
-	return false
-}
-
-// Pick chooses the backend that a request to ref goes to. Its error is
-// balancer.ErrNoBackend, or the chosen backend's Fault.
-//
-// A director gives the turn to its members; one that leads back to a director
-// already being asked, or nests deeper than eight, is skipped. Each pick has to be
-// followed by a.Done.
-func (t *Table) Pick(ref Ref, a *Ask) (*Backend, error) {
-	if a.picked {
-		a.Done(Unknown, 0, a.now)
-	}
-	var tr trail
-	for {
-		s := t.slots.at(ref)
-		if s != nil && s.Backend != nil {
-			switch {
-			case s.Backend.Fault != nil:
-				return nil, s.Backend.Fault
-			case !s.Available():
-				return nil, balancer.ErrNoBackend
-			}
-			a.picked = true
-			return s.Backend, nil
-		}
-		if !t.available(ref, &tr) {
-			return nil, balancer.ErrNoBackend
-		}
-		tr.push(ref)
-		d := s.Director
-		at := d.cursor.Pick(len(d.Members), func(i int) bool {
-			return d.Members[i].Weight > 0 && t.available(d.Members[i].Ref, &tr)
-		})
-		if at < 0 {
-			return nil, balancer.ErrNoBackend
-		}
-		ref = d.Members[at].Ref
-	}
-}
 
 // ordered yields a tree's keys that begin with under and come after the key
 // after, in order.

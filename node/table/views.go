@@ -1,0 +1,262 @@
+package table
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// views keeps the directors' views up to date: it knows who is whose member, which
+// directors have to look at their members again, and when time itself asks for it.
+type views struct {
+	start   time.Time
+	current *atomic.Pointer[Table]
+	wake    chan struct{} // holds one value
+
+	ejections, panics, lost atomic.Uint64
+
+	// making is held while a view is made and while a table is published, so that no
+	// view of an older table comes after those of a newer one. mu is for the moment, and
+	// taken after making.
+	making sync.Mutex
+	timed  map[*directorRun]timer // guarded by making
+
+	mu      sync.Mutex
+	parents parents
+	runs    map[Ref]*directorRun
+	dirty   map[Ref]struct{}
+}
+
+// timer says when a director has to be looked at.
+type timer struct {
+	ref Ref
+	at  time.Duration
+}
+
+func newViews(start time.Time, current *atomic.Pointer[Table]) *views {
+	return &views{
+		start: start, current: current, wake: make(chan struct{}, 1),
+		timed: make(map[*directorRun]timer), runs: make(map[Ref]*directorRun), dirty: make(map[Ref]struct{}),
+	}
+}
+
+// now is the time of views and requests, never 0.
+func (v *views) now() time.Duration { return time.Since(v.start) + 1 }
+
+// mark has the directors that have a member look at it again.
+func (v *views) mark(member Ref) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.markLocked(member)
+}
+
+func (v *views) markLocked(member Ref) {
+	for parent := range v.parents.of(member) {
+		v.addLocked(parent)
+	}
+}
+
+// addLocked has a director look at its members again.
+func (v *views) addLocked(ref Ref) {
+	run := v.runs[ref]
+	if run == nil {
+		return
+	}
+	run.stale.Store(true)
+	v.dirty[ref] = struct{}{}
+	select {
+	case v.wake <- struct{}{}:
+	default:
+	}
+}
+
+// markAll is mark for many.
+func (v *views) markAll(members []Ref) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, m := range members {
+		v.markLocked(m)
+	}
+}
+
+// ejected has the director look again that a member was just ejected from.
+func (v *views) ejected(run *directorRun) {
+	v.ejections.Add(1)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.runs[run.ref] == run {
+		v.addLocked(run.ref)
+	}
+}
+
+// Run keeps the directors' views up to date until ctx ends: what changed by probes,
+// ejections, overrides and members' definitions is looked at within 10 ms or so, many
+// changes at once, and what time changes when it does. Requests need not wait for it:
+// they ask again about whom a view offers. Call it once.
+func (a *Applier) Run(ctx context.Context) error {
+	v := a.views
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-v.wake:
+		case <-timer.C:
+		}
+		began := time.Now()
+		next := v.refresh()
+		// A node whose directors never come to rest spends a fourth of one core on them.
+		pause := time.NewTimer(max(minPause, 3*time.Since(began)))
+		select {
+		case <-ctx.Done():
+			pause.Stop()
+			return nil
+		case <-pause.C:
+		}
+		timer.Reset(0)
+		if next == 0 {
+			timer.Stop()
+		} else {
+			timer.Reset(max(next-v.now(), 0))
+		}
+	}
+}
+
+// minPause is the shortest time from one look at the directors to the next.
+const minPause = 10 * time.Millisecond
+
+// refresh makes those views anew that have to be, and those of directors above them
+// that turn out to be concerned. It returns when the next one is due, 0 for never.
+func (v *views) refresh() (next time.Duration) {
+	v.due()
+	for {
+		v.mu.Lock()
+		dirty := v.dirty
+		v.dirty = make(map[Ref]struct{})
+		v.mu.Unlock()
+		if len(dirty) == 0 {
+			break
+		}
+		for ref := range dirty {
+			v.remake(ref)
+		}
+	}
+	v.making.Lock()
+	defer v.making.Unlock()
+	for _, t := range v.timed {
+		if next == 0 || t.at < next {
+			next = t.at
+		}
+	}
+	return next
+}
+
+// due marks the directors whose time has come.
+func (v *views) due() {
+	now := v.now()
+	v.making.Lock()
+	defer v.making.Unlock()
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for run, t := range v.timed {
+		if t.at <= now {
+			delete(v.timed, run)
+			if v.runs[t.ref] == run {
+				v.addLocked(t.ref)
+			}
+		}
+	}
+}
+
+// remake makes the view of a director anew.
+func (v *views) remake(ref Ref) {
+	v.making.Lock()
+	defer v.making.Unlock()
+	t := v.current.Load()
+	s := t.slots.at(ref)
+	if s == nil || s.Director == nil {
+		return
+	}
+	d := s.Director
+	d.run.stale.Store(false) // what changes from here on is seen, or marks it again
+	old := d.view.Load()
+	w := walk{t: t, now: v.now()}
+	d.view.Store(w.makeView(ref, d))
+	v.schedule(ref, d)
+	if d.view.Load().differs(old) {
+		v.mark(ref)
+	}
+}
+
+// differs says whether those above the director have to look at it again.
+func (v *view) differs(old *view) bool {
+	return v.ready != old.ready || v.Available() != old.Available() || len(v.directors) != len(old.directors)
+}
+
+// schedule notes when a director's view is due. It is called with making.
+func (v *views) schedule(ref Ref, d *Director) {
+	if at := d.view.Load().Next(); at != 0 {
+		v.timed[d.run] = timer{ref, at}
+	} else {
+		delete(v.timed, d.run)
+	}
+}
+
+// parents knows the directors of each member: lists of edges, whose heads are by the
+// member's Ref, for most names are in one director and few in many.
+type parents struct {
+	heads []int32 // 0 = none
+	edges []edgeTo
+	free  int32 // the first of those to use again
+}
+
+type edgeTo struct {
+	parent Ref
+	next   int32
+}
+
+func (p *parents) add(member, parent Ref) {
+	if int(member) >= len(p.heads) {
+		p.heads = append(p.heads, make([]int32, int(member)+1-len(p.heads))...)
+	}
+	if len(p.edges) == 0 {
+		p.edges = append(p.edges, edgeTo{})
+	}
+	i := p.free
+	if i != 0 {
+		p.free = p.edges[i].next
+	} else {
+		i = int32(len(p.edges))
+		p.edges = append(p.edges, edgeTo{})
+	}
+	p.edges[i] = edgeTo{parent, p.heads[member]}
+	p.heads[member] = i
+}
+
+// remove ends one membership; of a member listed twice there are two.
+func (p *parents) remove(member, parent Ref) {
+	at := &p.heads[member]
+	for p.edges[*at].parent != parent {
+		at = &p.edges[*at].next
+	}
+	i := *at
+	*at = p.edges[i].next
+	p.edges[i] = edgeTo{next: p.free}
+	p.free = i
+}
+
+// of yields the directors of a member; one that lists it twice, twice.
+func (p *parents) of(member Ref) func(yield func(Ref) bool) {
+	return func(yield func(Ref) bool) {
+		if int(member) >= len(p.heads) {
+			return
+		}
+		for i := p.heads[member]; i != 0; i = p.edges[i].next {
+			if !yield(p.edges[i].parent) {
+				return
+			}
+		}
+	}
+}

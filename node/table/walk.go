@@ -1,0 +1,215 @@
+package table
+
+import (
+	"slices"
+	"time"
+
+	"roster/balancer"
+	"roster/store"
+)
+
+// maxDepth is how deep directors nest: a director, and up to seven below it.
+const maxDepth = 8
+
+// maxAsked bounds the names that one pick looks at, besides each of the table once.
+// Directors of each other, all sick, could ask for ever: eight levels of ten members
+// are ten million leaves.
+const maxAsked = 1 << 18
+
+// walk is a way down the directors of a table, for one request or, to make a view, for
+// none. As balancer.Members it answers for the director that it has come to.
+type walk struct {
+	t     *Table
+	d     *Director // whose members are asked about
+	tried []Ref     // backends not to be chosen again
+	now   time.Duration
+	exact bool // ask members, not views
+	stale bool // what a view says may be out of date
+
+	trail [maxDepth]Ref // directors being asked, so that one that leads back is noticed
+	depth int
+	asked int // names looked at
+}
+
+var _ balancer.Members = (*walk)(nil)
+
+func (w *walk) push(ref Ref) bool {
+	if w.depth == maxDepth || slices.Contains(w.trail[:w.depth], ref) {
+		return false
+	}
+	w.trail[w.depth] = ref
+	w.depth++
+	return true
+}
+
+// Available is of balancer.Members.
+func (w *walk) Available(i int) bool { return w.member(w.d, i, (*Slot).Available) }
+
+// Present is of balancer.Members. A director that has nobody to choose is not there.
+func (w *walk) Present(i int) bool { return w.member(w.d, i, (*Slot).present) }
+
+// member says whether a member may be chosen: a director that has a choice, a backend
+// that was not tried and for which backend holds.
+func (w *walk) member(d *Director, i int, backend func(*Slot) bool) bool {
+	m := &d.Members[i]
+	s := w.t.slots.at(m.Ref)
+	switch {
+	case s == nil || m.Seat.Ejected(w.now):
+		return false
+	case s.Backend != nil:
+		return backend(s) && !slices.Contains(w.tried, m.Ref)
+	}
+	return s.Director != nil && w.available(m.Ref, s)
+}
+
+// available says whether a director has anybody to choose, and may itself be chosen.
+func (w *walk) available(ref Ref, s *Slot) bool {
+	if w.asked++; w.asked > maxAsked+w.t.names.Len() || s.refused() || !w.push(ref) {
+		return false
+	}
+	has := w.has(s.Director)
+	w.depth--
+	return has
+}
+
+// has says whether a director, the last of the trail, has anybody to choose. A view is
+// trusted where it says yes, for who is chosen is asked again; and where it says no,
+// unless it may be out of date.
+func (w *walk) has(d *Director) bool {
+	v := d.view.Load()
+	if v != nil && !w.exact {
+		if v.ready {
+			return true
+		}
+		for _, at := range v.directors {
+			if w.member(d, int(at), (*Slot).Available) {
+				return true
+			}
+		}
+		if !d.stale(v, w.now) {
+			return false
+		}
+		w.stale = true
+	}
+	return w.any(d, (*Slot).Available) || (d.Def.Panic > 0 || loose(d.Def)) && w.any(d, (*Slot).present)
+}
+
+// any says whether a member may be chosen, one by one.
+func (w *walk) any(d *Director, backend func(*Slot) bool) bool {
+	for i := range d.Members {
+		if w.asked++; w.asked > maxAsked+w.t.names.Len() {
+			return false
+		}
+		if d.Members[i].Weight > 0 && w.member(d, i, backend) {
+			return true
+		}
+	}
+	return false
+}
+
+// drained says whether a member is a director that its operator drains: who comes back
+// by a cookie is let in.
+func (w *walk) drained(i int) bool {
+	m := &w.d.Members[i]
+	s := w.t.slots.at(m.Ref)
+	if s == nil || s.Director == nil || !s.draining() || m.Seat.Ejected(w.now) || !w.push(m.Ref) {
+		return false
+	}
+	has := w.has(s.Director)
+	w.depth--
+	return has
+}
+
+// Active is of balancer.Members.
+func (w *walk) Active(i int) int {
+	s := w.t.slots.at(w.d.Members[i].Ref)
+	switch {
+	case s == nil:
+	case s.Backend != nil:
+		r := s.Backend.Runtime
+		n := r.Active()
+		if most := s.Backend.Def.MaxConnections; most > 0 && n >= most {
+			n += r.Queued()
+		}
+		return n
+	case s.Director != nil:
+		return int(s.Director.run.active.Load())
+	}
+	return 0
+}
+
+// Latency is of balancer.Members.
+func (w *walk) Latency(i int) time.Duration {
+	if l := w.latency(w.d, i); l != nil {
+		return l.Value(w.now)
+	}
+	return 0
+}
+
+func (w *walk) latency(d *Director, i int) *balancer.Latency {
+	s := w.t.slots.at(d.Members[i].Ref)
+	switch {
+	case s == nil:
+	case s.Backend != nil:
+		return &s.Backend.Runtime.latency
+	case s.Director != nil:
+		return &s.Director.run.latency
+	}
+	return nil
+}
+
+// makeView looks at a director's members. w.t need not be published, but has to be
+// complete. The caller holds views.making.
+func (w *walk) makeView(ref Ref, d *Director) *view {
+	w.d, w.depth, w.asked = d, 0, 0
+	w.push(ref)
+	v := &view{View: d.run.state.View(d.Def, d.Members, w, d.run.last, w.now)}
+	d.run.last = v.View
+	v.ready = v.Available()
+	for i := range d.Members {
+		s := w.t.slots.at(d.Members[i].Ref)
+		if s != nil && s.Director != nil && d.Members[i].Weight > 0 {
+			v.directors = append(v.directors, int32(i))
+		}
+	}
+	ignored := loose(d.Def)
+	if len(v.directors) > 0 && !v.Panic() || ignored && !v.ready {
+		// What directors say of themselves now is not to be trusted later.
+		v.ready = false
+		for i := range d.Members {
+			s := w.t.slots.at(d.Members[i].Ref)
+			if s != nil && s.Backend != nil && d.Members[i].Weight > 0 && (w.Available(i) || ignored && w.Present(i)) {
+				v.ready = true
+				break
+			}
+		}
+	}
+	v.sessions = w.t.sessions(d, d.view.Load())
+	return v
+}
+
+// stale says whether a view of the director may be out of date.
+func (d *Director) stale(v *view, now time.Duration) bool {
+	return d.run.stale.Load() || v.Next() != 0 && now >= v.Next()
+}
+
+// loose says whether a director chooses members whatever their health is.
+func loose(def *store.Director) bool { return def.Healthy == store.HealthyIgnore }
+
+// present says whether the slot's backend is there and not refused by an operator.
+func (s *Slot) present() bool {
+	return s.Backend.Pool != nil && s.Backend.Fault == nil && !s.refused()
+}
+
+// draining says whether the operator wants no new requests at the slot's name, but
+// those that belong there.
+func (s *Slot) draining() bool { return s.Override != nil && s.Override.Def.State == store.Drain }
+
+// reachable says whether the slot's backend may be chosen for who comes back to it.
+func (s *Slot) reachable() bool {
+	if !s.draining() {
+		return s.Available()
+	}
+	b := s.Backend
+	return b.Pool != nil && b.Fault == nil && (b.Probe == nil || b.Probe.Healthy())
+}
