@@ -90,7 +90,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 invalid definition, 4 conflict,
 	})
 	root.AddCommand(
 		nodeCommand(s), putCommand(s), getCommand(s), deleteCommand(s), applyCommand(s), validateCommand(s),
-		statusCommand(s), probeCommand(s), healthcheckCommand(), originCommand(s), versionCommand(s),
+		statusCommand(s), probeCommand(s), healthcheckCommand(), originCommand(s), versionCommand(s), manCommand(s),
 	)
 	root.InitDefaultCompletionCmd()
 	for _, cmd := range root.Commands() {
