@@ -1,0 +1,1 @@
+backend glob1 { .host = "10.0.1.1"; }

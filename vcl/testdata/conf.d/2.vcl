@@ -1,0 +1,1 @@
+backend glob2 { .host = "10.0.1.2"; }

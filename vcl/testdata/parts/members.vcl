@@ -1,0 +1,2 @@
+pool.add_backend(inner);
+pool.add_backend(more);
