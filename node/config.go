@@ -139,6 +139,9 @@ func (c Config) Validate() error {
 	} else if c.Admin != "" && !loopback(c.Admin) {
 		fail("admin is %q, want a loopback address such as 127.0.0.1:6082: it has no password", c.Admin)
 	}
+	if err := store.ValidateNodeID(c.ID); c.ID != "" && err != nil {
+		fail("node-id is %q: %w", c.ID, err)
+	}
 	etcd := c.Store
 	if c.Embedded != nil {
 		etcd.Endpoints = []string{embedded.DefaultListen} // its own, known once it runs

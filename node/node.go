@@ -27,6 +27,7 @@ import (
 	"roster/node/accesslog"
 	"roster/node/admin"
 	"roster/node/certs"
+	"roster/node/presence"
 	"roster/node/proxy"
 	"roster/node/table"
 	"roster/pool"
@@ -43,6 +44,10 @@ const firstTable = time.Second
 // firstAnswers is how long they wait besides for the first answers of that table's
 // probes, before which a backend counts as sick.
 const firstAnswers = time.Second
+
+// firstPresence is how long the first attempt to write presence may hold up the node's
+// first list, where etcd is slow, or is not there.
+const firstPresence = 2 * time.Second
 
 // worthALine is how many definitions deleted at once are worth a line of the log.
 const worthALine = 10
@@ -65,6 +70,10 @@ type Node struct {
 	health   *healthLog
 	events   admin.Events
 	draining atomic.Bool
+	started  time.Time
+	presence *presence.Keeper
+	drains   drains
+	listed   atomic.Int64 // revision of the newest list that is applied
 
 	applySeconds prometheus.Histogram
 }
@@ -74,7 +83,7 @@ func New(c Config) (*Node, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
-	return &Node{config: c.withDefaults(), applied: make(chan struct{}), ready: make(chan struct{}), applySeconds: newApplySeconds()}, nil
+	return &Node{config: c.withDefaults(), started: time.Now(), applied: make(chan struct{}), ready: make(chan struct{}), applySeconds: newApplySeconds()}, nil
 }
 
 // Run serves until ctx ends and then drains: the node is not ready, after
@@ -137,7 +146,8 @@ func (n *Node) Run(ctx context.Context) error {
 	below, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	g, gctx := errgroup.WithContext(below)
-	g.Go(func() error { return n.watcher.Run(gctx) })
+	g.Go(func() error { return n.presence.Run(gctx) })
+	g.Go(func() error { return n.watch(gctx) })
 	g.Go(func() error { return n.pools.Run(gctx) })
 	g.Go(func() error { return n.probers.Run(gctx) })
 	g.Go(func() error { return n.health.run(gctx) })
@@ -248,6 +258,7 @@ func (n *Node) build(own []netip.AddrPort) (err error) {
 	if n.watcher, err = watcher.New(watcher.Config{Store: n.store, UnknownFields: c.UnknownFields, Logger: c.Logger}); err != nil {
 		return fmt.Errorf("node: %w", err)
 	}
+	n.presence = presence.New(presence.Config{Store: n.store, Node: c.ID, State: n.present, Logger: c.Logger})
 	n.pools = pool.New(pool.Config{DNSInterval: c.DNSInterval, Rules: rules, Logger: c.Logger})
 	n.probers = prober.New(prober.Config{Pools: n.pools.ForProbes(), Node: c.ID, Logger: c.Logger})
 	n.health = newHealthLog(c.Logger)
@@ -310,6 +321,7 @@ func (n *Node) serve(ctx, below context.Context, listeners []proxy.Listener) err
 func (n *Node) drain(ctx context.Context) {
 	log := n.config.Logger
 	n.draining.Store(true)
+	n.presence.Changed()
 	n.config.Notify(n.stopping())
 	n.proxy.Retire()
 	if n.config.DrainDelay > 0 {
@@ -344,6 +356,17 @@ func (n *Node) stopping() string {
 	return fmt.Sprintf("STOPPING=1\nEXTEND_TIMEOUT_USEC=%d\nSTATUS=draining, for at most %v", (most + room).Microseconds(), most)
 }
 
+// watch follows the definitions from when the fleet knows of the node, so that nobody
+// has to wait for it who does not see it.
+func (n *Node) watch(ctx context.Context) error {
+	select {
+	case <-n.presence.Tried():
+	case <-time.After(firstPresence):
+	case <-ctx.Done():
+	}
+	return n.watcher.Run(ctx)
+}
+
 // apply is the only one to change the table.
 func (n *Node) apply(ctx context.Context) error {
 	for first := true; ; first = false {
@@ -355,7 +378,13 @@ func (n *Node) apply(ctx context.Context) error {
 			n.certs.Apply(certificates(change)) // before the table, whose revision says that all is in effect
 		}
 		old := n.Table()
+		n.drains.begin(change)
 		t := n.applier.Apply(change)
+		n.drains.end(change)
+		if change.Listed {
+			n.listed.Store(change.Revision)
+		}
+		n.presence.Changed()
 		took := time.Since(change.Received)
 		n.applySeconds.Observe(took.Seconds())
 		n.events.Applied(change, t)
@@ -474,6 +503,7 @@ func (n *Node) Status() admin.Status {
 		HeldList: w.Held,
 		Ignored:  w.Ignored,
 		Leaving:  n.applier.Leaving(),
+		Presence: n.presence.Status(),
 	}
 	if !w.Fresh.IsZero() {
 		ms := time.Since(w.Fresh).Milliseconds()

@@ -7,6 +7,7 @@ import (
 
 	"github.com/hashicorp/go-multierror"
 
+	"roster/node/presence"
 	"roster/node/table"
 	"roster/store"
 )
@@ -32,7 +33,9 @@ type Status struct {
 	HeldList string `json:"held_list,omitempty"`
 	Ignored  int    `json:"ignored"` // keys under the prefix that are no definitions
 	Leaving  int    `json:"leaving"` // removed backends with requests in progress
-	Counts   Counts `json:"counts"`
+	// Presence is how the node stands with its keys in etcd by which the fleet knows it.
+	Presence presence.Status `json:"presence"`
+	Counts   Counts          `json:"counts"`
 }
 
 // Etcd is how the node stands with etcd.

@@ -1,0 +1,146 @@
+package node
+
+import (
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"roster/node/table"
+	"roster/store"
+	"roster/watcher"
+)
+
+const (
+	// maxLeaving and maxRejected bound the lists in a node's presence: every node reads
+	// none of them, but etcd keeps them all.
+	maxLeaving  = 100
+	maxRejected = 20
+
+	// settling is how long after a backend is drained or deleted a request may still come
+	// to it that chose it before: it is about to take its slot.
+	settling = time.Second
+)
+
+// drains are the names that operators say are to be drained, each since when that is in
+// effect; zero while it is about to be.
+type drains struct {
+	mu    sync.Mutex
+	since map[string]time.Time
+}
+
+// begin takes in a change that is about to be applied: whoever sees its revision in
+// effect sees what it drains, too.
+func (d *drains) begin(c watcher.Change) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, item := range c.Puts {
+		if def, ok := item.Definition.(*store.Health); !ok || def.State != store.Drain {
+			continue
+		}
+		if d.since == nil {
+			d.since = make(map[string]time.Time)
+		}
+		if _, ok := d.since[item.Key.Name]; !ok {
+			d.since[item.Key.Name] = time.Time{}
+		}
+	}
+}
+
+// end takes in a change that is in effect now.
+func (d *drains) end(c watcher.Change) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	now := time.Now()
+	for _, key := range c.Deletes {
+		if key.Kind == store.HealthKind {
+			delete(d.since, key.Name)
+		}
+	}
+	for _, item := range c.Puts {
+		if item.Key.Kind != store.HealthKind {
+			continue
+		}
+		name := item.Key.Name
+		if def, ok := item.Definition.(*store.Health); !ok || def.State != store.Drain {
+			delete(d.since, name)
+		} else if d.since[name].IsZero() {
+			d.since[name] = now
+		}
+	}
+}
+
+func (d *drains) all() map[string]time.Time {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return maps.Clone(d.since)
+}
+
+// leaving describes the backends that are drained, and then those removed. more is how
+// many did not fit.
+func (n *Node) leaving(t *table.Table) (list []store.Leaving, more int) {
+	drained := n.drains.all()
+	removed := n.applier.Left(settling)
+	left := make(map[string]table.Left, len(removed))
+	for _, l := range removed {
+		left[l.Name] = l
+	}
+	add := func(l store.Leaving) {
+		if len(list) < maxLeaving {
+			list = append(list, l)
+		} else {
+			more++
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(drained)) {
+		since := drained[name]
+		l := store.Leaving{Name: name}
+		switch slot, gone := t.Lookup(name), left[name]; {
+		case slot != nil && slot.Director != nil:
+			continue // it has no requests of its own
+		case slot != nil && slot.Backend != nil:
+			l.Active, l.Queued = slot.Backend.Runtime.Active(), slot.Backend.Runtime.Queued()
+			if slot.Backend.Pool != nil {
+				stats := slot.Backend.Pool.Stats()
+				l.Connections = stats.Active + stats.Idle
+			}
+		default:
+			l.Active, l.Queued = gone.Active, gone.Queued
+			l.Connections = gone.Active // its pool has closed the others
+		}
+		l.Settled = !since.IsZero() && time.Since(since) >= settling
+		add(l)
+	}
+	for _, gone := range removed {
+		if _, ok := drained[gone.Name]; !ok {
+			add(store.Leaving{Name: gone.Name, Active: gone.Active, Queued: gone.Queued, Connections: gone.Active,
+				Settled: time.Since(gone.Since) >= settling})
+		}
+	}
+	return list, more
+}
+
+// present is what the node's presence should say now.
+func (n *Node) present() store.Presence {
+	t := n.Table()
+	p := store.Presence{
+		ID: n.config.ID, Version: n.config.Version, Level: store.Level, Started: n.started,
+		Revision: t.Revision(), Digest: t.Digest().String(),
+		Listed: max(n.listed.Load(), n.watcher.Status().Listed),
+		Ready:  n.Ready(), Draining: n.draining.Load(),
+	}
+	for _, addr := range n.serving {
+		p.Listen = append(p.Listen, addr.String())
+	}
+	if n.admin != nil {
+		p.Admin = n.admin.String()
+	}
+	for r := range t.Rejected() {
+		if len(p.Rejected) < maxRejected {
+			p.Rejected = append(p.Rejected, r.Key.String())
+		}
+	}
+	p.MoreRejected = t.Counts().Rejected - len(p.Rejected)
+	p.Leaving, p.MoreLeaving = n.leaving(t)
+	return p
+}
