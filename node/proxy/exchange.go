@@ -11,6 +11,7 @@ import (
 	"roster/http1"
 	"roster/http2"
 	"roster/message"
+	"roster/node/route"
 	"roster/node/table"
 	"roster/pool"
 	"roster/store"
@@ -20,7 +21,7 @@ import (
 type try struct {
 	began time.Duration // the head was complete
 	table *table.Table
-	taken *table.Route // nil: the default rule, or none yet
+	taken *route.Route // nil: the default rule, or none yet
 	ref   table.Ref
 	first []byte // the body's first bytes, or all of it, without framing
 	whole bool   // the body was received to its end
@@ -221,18 +222,19 @@ func (c *client) route() exchange.Step {
 		return c.x.Failed(exchange.Failure{Kind: exchange.NoBackend})
 	}
 	c.ask.Begin(&c.request, c.x.Client(), c.began)
-	route, ref, err := c.table.Match(&c.ask)
-	c.taken = route
+	taken, ref, err := c.table.Match(&c.ask)
+	c.taken = taken
+	var failed *route.ConditionError
 	switch {
-	case errors.Is(err, table.ErrCondition):
-		return c.x.Failed(exchange.Failure{Kind: exchange.Internal, Text: table.ErrCondition.Error()})
+	case errors.As(err, &failed):
+		return c.x.Failed(exchange.Failure{Kind: exchange.Internal, Text: "the route's condition cannot be computed"})
 	case err != nil:
 		return c.x.Failed(exchange.Failure{Kind: exchange.BadRequest, Text: "the path is not valid"})
 	}
 	c.ref = ref
 	var def *store.Route
-	if route != nil {
-		def = route.Def
+	if taken != nil {
+		def = taken.Def
 	}
 	return c.x.Routed(def, c.table.Revision())
 }

@@ -56,6 +56,10 @@ const maxScratch = 512
 // until the next Begin or End.
 func (q *Query) Path() []byte { return q.in.Path }
 
+// Host is the request's host as routes see it: in lower case, without port. It is good
+// until the next Begin or End.
+func (q *Query) Host() []byte { return q.in.Host }
+
 // hostname returns the host of an authority as routes have it: in lower case,
 // without port and without the root's dot, an IPv6 address in its shortest form.
 // Where that is not how it is written, it is appended to scratch, which then is

@@ -1,7 +1,6 @@
 package table
 
 import (
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -9,6 +8,7 @@ import (
 	iradix "github.com/hashicorp/go-immutable-radix/v2"
 
 	"roster/balancer"
+	"roster/node/route"
 	"roster/pool"
 	"roster/prober"
 	"roster/store"
@@ -144,7 +144,7 @@ func (a *Applier) Apply(c watcher.Change) *Table {
 	}
 	a.edits++
 	w := &work{
-		Applier: a, before: old, t: &t, edit: edit{vector: old.slots, number: a.edits}, names: old.names.Txn(), routes: routeEdit{routes: old.routes},
+		Applier: a, before: old, t: &t, edit: edit{vector: old.slots, number: a.edits}, names: old.names.Txn(), routes: old.routes.Edit(),
 		touched: make(map[Ref]struct{}), remade: make(map[Ref]struct{}),
 	}
 	for _, key := range c.Deletes {
@@ -156,7 +156,7 @@ func (a *Applier) Apply(c watcher.Change) *Table {
 		if r := item.Rejected; r != nil {
 			rejected = &Rejection{Key: item.Key, Revision: r.Revision, InEffect: item.ModRevision, Err: r.Err}
 		}
-		w.report(item.Key, rejected, slices.Concat(item.Warnings, unserved(item.Definition)))
+		w.report(item.Key, rejected, item.Warnings)
 		if item.Definition == nil {
 			w.put(item.Key, nil)
 			continue
@@ -183,7 +183,7 @@ type work struct {
 	t       *Table
 	edit    edit
 	names   *iradix.Txn[Ref]
-	routes  routeEdit
+	routes  *route.Edit
 	compile []string            // backends to build: their definition or one they need changed
 	rebuilt map[string]struct{} // of them, those that rebuild has been at
 	after   []func()
@@ -212,9 +212,9 @@ func (w *work) commit() *Table {
 	t := w.t
 	t.slots = w.edit.vector
 	t.names = w.names.Commit()
-	t.routes = w.routes.commit()
+	t.routes = w.routes.Commit()
 	t.fallback = w.ages.defaultRef(t)
-	t.counts.Routes = t.routes.byName.Len()
+	t.counts.Routes = t.routes.Len()
 	t.counts.Probes = t.probes.Len()
 	t.counts.Certificates = t.certs.Len()
 	t.counts.Rejected = t.rejected.Len()
@@ -411,20 +411,21 @@ func (w *work) secret(c *claim) {
 
 func (w *work) route(key store.Key, c *claim) {
 	var old *claim
-	before, had := w.routes.routes.byName.Get([]byte(key.Name))
-	if had {
+	before := w.before.routes.Get(key.Name)
+	if before != nil {
 		old = &claim{def: before.Def, create: before.CreateRevision, mod: before.ModRevision}
-		w.routes.remove(before)
+		w.routes.Remove(before)
 	}
 	w.count(key, old, c)
 	if c != nil {
-		r := newRoute(key.Name, c)
-		if r.Def.Backend != "" {
-			r.Target = w.mention(r.Def.Backend)
+		def := c.def.(*store.Route)
+		target := Ref(0)
+		if def.Backend != "" {
+			target = w.mention(def.Backend)
 		}
-		w.routes.add(r)
+		w.routes.Add(route.New(key.Name, def, c.create, c.mod, target))
 	}
-	if had {
+	if before != nil {
 		w.forget(before.Target)
 	}
 }

@@ -1,7 +1,6 @@
 package table
 
 import (
-	"bytes"
 	"encoding/base64"
 	"net/netip"
 	"strings"
@@ -9,6 +8,7 @@ import (
 
 	"roster/balancer"
 	"roster/message"
+	"roster/node/route"
 	"roster/store"
 )
 
@@ -33,6 +33,8 @@ type Ask struct {
 	request *message.Request
 	client  netip.Addr
 	now     time.Duration
+	query   route.Query
+	health  health
 	retries bool // the route may try again
 	picks   int  // that returned a backend
 
@@ -52,9 +54,9 @@ type Ask struct {
 	text   [tagText]byte // as it is sent
 
 	walk  walk
-	query balancer.Query
+	how   balancer.Query
 	tried []Ref
-	room  [256]byte
+	room  [48]byte // for an address
 }
 
 // step is a choice that a director made.
@@ -72,6 +74,7 @@ func (s *step) member() Ref { return s.d.Members[s.at].Ref }
 func (a *Ask) Begin(r *message.Request, client netip.Addr, now time.Duration) {
 	a.End()
 	a.request, a.client, a.now = r, client, now
+	a.query.Begin(r, client, &a.health)
 }
 
 // End forgets the request. A pick without Done ends as Unknown.
@@ -80,10 +83,41 @@ func (a *Ask) End() {
 	tried := a.tried
 	clear(a.steps[:a.depth])
 	a.request, a.client, a.retries, a.picks = nil, netip.Addr{}, false, 0
+	a.query.End()
+	a.health = health{}
 	a.backend, a.views, a.depth, a.budget, a.cookie = nil, nil, 0, nil, nil
 	a.walk.t, a.walk.d, a.walk.tried = nil, nil, nil
 	a.tried = tried[:0]
 }
+
+// Match finds the route a request takes and the name it leads to, 0 where the route
+// answers by itself. Without a matching route it is nil and the default rule's name: the
+// one called default, else the oldest backend, else 0. The error is route.ErrPath or,
+// with its route, a *route.ConditionError.
+func (t *Table) Match(a *Ask) (*route.Route, Ref, error) {
+	a.health.t = t
+	r, err := t.routes.Match(&a.query)
+	switch {
+	case err != nil:
+		return r, 0, err
+	case r == nil:
+		return nil, t.fallback, nil
+	}
+	a.retries = r.Def.Retries > 0
+	return r, r.Target, nil
+}
+
+// ExplainMatch says which routes the request's would be and why others are not, at most
+// most of them; see route.Index.Explain.
+func (t *Table) ExplainMatch(a *Ask, most int) []route.Verdict {
+	a.health.t = t
+	return t.routes.Explain(&a.query, most)
+}
+
+// health is what conditions ask about backends and directors.
+type health struct{ t *Table }
+
+func (h *health) Healthy(name string) bool { return h.t != nil && h.t.Available(name) }
 
 // Done tells what became of the request at the backend that Pick returned, once for
 // each Pick that returned one. latency is the time from the request's sending to the
@@ -230,8 +264,8 @@ func (t *Table) descend(ref Ref, a *Ask) bool {
 		w.d = d
 		var at int
 		if at, byCookie = a.returning(v), true; at < 0 {
-			a.query.Key, a.query.Retry, a.query.Now = a.key(d.Def), a.picks, a.now
-			at, byCookie = v.Pick(&a.query, w), false
+			a.how.Key, a.how.Retry, a.how.Now = a.key(d.Def), a.picks, a.now
+			at, byCookie = v.Pick(&a.how, w), false
 		}
 		if at < 0 {
 			return false
@@ -307,10 +341,9 @@ func (a *Ask) key(def *store.Director) uint32 {
 	case "url":
 		value = a.request.Target
 	case "path":
-		path, _, _ := bytes.Cut(a.request.Target, []byte{'?'})
-		value, _ = Normalize(a.room[:0], path)
+		value = a.query.Path()
 	case "host":
-		value = hostname(a.room[:0], a.request.Authority)
+		value = a.query.Host()
 	default:
 		if name, ok := strings.CutPrefix(by, "header:"); ok {
 			value = a.header(name)

@@ -16,7 +16,7 @@ func (t *Table) Definition(key store.Key) *Definition {
 		d, _ := t.certs.Get([]byte(key.Name))
 		return d
 	case store.Routes:
-		if r, ok := t.routes.byName.Get([]byte(key.Name)); ok {
+		if r := t.routes.Get(key.Name); r != nil {
 			return &Definition{key, r.Def, r.CreateRevision, r.ModRevision}
 		}
 		return nil

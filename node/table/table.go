@@ -8,6 +8,7 @@ import (
 
 	iradix "github.com/hashicorp/go-immutable-radix/v2"
 
+	"roster/node/route"
 	"roster/pool"
 	"roster/prober"
 	"roster/store"
@@ -92,7 +93,7 @@ type Table struct {
 	digest   Digest
 	slots    vector
 	names    *iradix.Tree[Ref]
-	routes   routes
+	routes   route.Index
 	probes   *iradix.Tree[*Definition]
 	certs    *iradix.Tree[*Definition]
 	rejected *iradix.Tree[*Rejection]
@@ -118,7 +119,6 @@ type Counts struct {
 func empty() *Table {
 	return &Table{
 		names:    iradix.New[Ref](),
-		routes:   newRoutes(),
 		probes:   iradix.New[*Definition](),
 		certs:    iradix.New[*Definition](),
 		rejected: iradix.New[*Rejection](),
@@ -162,8 +162,8 @@ func (t *Table) Slots(under, after string) iter.Seq[*Slot] {
 }
 
 // Routes yields the routes in name order.
-func (t *Table) Routes(under, after string) iter.Seq[*Route] {
-	return values(ordered(t.routes.byName, under, after))
+func (t *Table) Routes(under, after string) iter.Seq[*route.Route] {
+	return t.routes.All(under, after)
 }
 
 // Certificate finds a certificate by name.

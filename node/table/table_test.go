@@ -10,6 +10,7 @@ import (
 
 	"roster/balancer"
 	"roster/message"
+	"roster/node/route"
 	"roster/pool"
 	"roster/store"
 	"roster/watcher"
@@ -61,7 +62,7 @@ func pick(t *Table, ref Ref) (*Backend, error) {
 }
 
 // find finds the route of a request.
-func find(t *Table, r *message.Request, client netip.Addr) (*Route, Ref, error) {
+func find(t *Table, r *message.Request, client netip.Addr) (*route.Route, Ref, error) {
 	var a Ask
 	a.Begin(r, client, 0)
 	return t.Match(&a)
@@ -298,58 +299,6 @@ func TestPickLooksAtABoundedNumberOfNames(t *testing.T) {
 	}
 }
 
-func TestRouteConditions(t *testing.T) {
-	t.Parallel()
-	f := newFixture(t)
-	tab := f.put("backends/a", host(1),
-		"routes/query", `{"match":{"query":{"q":"a b","r":"*"}},"backend":"a"}`,
-		"routes/header", `{"match":{"header":{"X-Canary":["1","yes"]}},"backend":"a"}`,
-		"routes/method", `{"match":{"method":["PUT","POST"]},"backend":"a"}`,
-		"routes/regex", `{"match":{"path_regex":"^/[0-9]+$"},"backend":"a"}`,
-		"routes/client", `{"match":{"client":"10.0.0.0/8"},"backend":"a"}`,
-		"routes/when", `{"match":{"path":"/when"},"when":"true","backend":"a"}`,
-		"routes/skipped", `{"match":{"path":"/skip"},"when":"true","on_error":"skip","backend":"a"}`)
-	for _, c := range []struct {
-		name, method, target, header, client, want string
-		err                                        error
-	}{
-		{name: "nothing holds", target: "/", want: "-"},
-		{name: "query", target: "/?r=&q=a%20b", want: "query"},
-		{name: "query, plus", target: "/?q=a+b&r", want: "query"},
-		{name: "query, one missing", target: "/?q=a+b", want: "-"},
-		{name: "header, any case and one of the values", target: "/", header: "x-canary: yes", want: "header"},
-		{name: "header, other value", target: "/", header: "X-Canary: no", want: "-"},
-		{name: "method", method: "POST", target: "/", want: "method"},
-		{name: "path_regex", target: "/42", want: "regex"},
-		{name: "path_regex sees the normal path", target: "/x/../4%32", want: "regex"},
-		{name: "client", target: "/", client: "10.1.2.3", want: "client"},
-		{name: "client over an IPv6 socket", target: "/", client: "::ffff:10.1.2.3", want: "client"},
-		{name: "a condition never widens", target: "/when", want: "when", err: ErrCondition},
-		{name: "on_error skip", target: "/skip", want: "-"},
-		{name: "climbs above the root", target: "/../x", want: "-", err: ErrPath},
-	} {
-		r := &message.Request{Method: []byte("GET"), Target: []byte(c.target)}
-		if c.method != "" {
-			r.Method = []byte(c.method)
-		}
-		if n, v, ok := strings.Cut(c.header, ": "); ok {
-			r.Fields = []message.Field{{Name: []byte(n), Value: []byte(v)}}
-		}
-		client := noClient
-		if c.client != "" {
-			client = netip.MustParseAddr(c.client)
-		}
-		route, _, err := find(tab, r, client)
-		got := "-"
-		if route != nil {
-			got = route.Name
-		}
-		if got != c.want || !errors.Is(err, c.err) {
-			t.Errorf("%s: %s, %v, want %s, %v", c.name, got, err, c.want, c.err)
-		}
-	}
-}
-
 func TestMatchAndPickDoNotAllocate(t *testing.T) {
 	f := newFixture(t)
 	tab := f.put("directors/default", `{"type":"round_robin","backends":["a","b"]}`, "backends/a", host(1), "backends/b", host(2),
@@ -358,9 +307,9 @@ func TestMatchAndPickDoNotAllocate(t *testing.T) {
 	var ask Ask
 	if n := testing.AllocsPerRun(100, func() {
 		ask.Begin(r, noClient, 0)
-		route, ref, err := tab.Match(&ask)
-		if route == nil || err != nil {
-			t.Fatal(route, err)
+		r, ref, err := tab.Match(&ask)
+		if r == nil || err != nil {
+			t.Fatal(r, err)
 		}
 		if _, err := tab.Pick(ref, &ask); err != nil {
 			t.Fatal(err)
@@ -384,20 +333,3 @@ func TestPickReturnsNoBackendForADanglingName(t *testing.T) {
 	}
 }
 
-func TestWhatHasNoEffectIsSaid(t *testing.T) {
-	t.Parallel()
-	f := newFixture(t)
-	tab := f.put("directors/d", `{"type":"random","backends":[{"name":"a","weight":2}]}`, "routes/r", `{"when":"true","backend":"d"}`,
-		"backends/a", host(1), "probes/p", `{}`)
-	var keys []string
-	for key := range tab.Warnings() {
-		keys = append(keys, key)
-	}
-	if got, want := strings.Join(keys, " "), "routes/r"; got != want {
-		t.Errorf("warnings for %s, want %s", got, want)
-	}
-	tab = f.put("directors/d", `{"type":"round_robin","backends":["a"]}`, "routes/r", "", "probes/p", "")
-	for key, warnings := range tab.Warnings() {
-		t.Errorf("%s: %v, want no warning", key, warnings)
-	}
-}

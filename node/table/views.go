@@ -28,6 +28,19 @@ type views struct {
 	dirty   map[Ref]struct{}
 }
 
+// Stats counts what directors did since the node began.
+type Stats struct {
+	Ejections    uint64 // of members, by outlier
+	PanicPicks   uint64 // choices of a director in panic
+	LostSessions uint64 // requests whose cookie led to nobody who may be chosen
+}
+
+// Stats may be asked for by any goroutine.
+func (a *Applier) Stats() Stats {
+	v := a.views
+	return Stats{Ejections: v.ejections.Load(), PanicPicks: v.panics.Load(), LostSessions: v.lost.Load()}
+}
+
 // timer says when a director has to be looked at.
 type timer struct {
 	ref Ref
