@@ -21,14 +21,11 @@ func (v *View) fallback(q *Query, m Members) int {
 		}
 	}
 	at := -1
-	if v.panic {
-		at = v.after(from, m.Present)
-	}
-	if at < 0 {
+	if !v.panic {
 		at = v.after(from, m.Available)
 	}
-	if at < 0 && v.def.Panic > 0 {
-		at = v.after(from, m.Present) // none is available: fewer than any share
+	if at < 0 && v.def.Panic > 0 { // without panic yet: none is available, fewer than any share
+		at = v.after(from, m.Present)
 	}
 	if v.def.Sticky && at >= 0 && q.Retry == 0 && !q.Peek {
 		if now := choice(at, v.members[at].Ref); now != chose {

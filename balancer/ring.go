@@ -50,11 +50,8 @@ func renew(old *View, replicas int, members []Member) *ring {
 		}
 		weights[at] += members[i].Weight
 	}
-	most := float64(maxPoints / max(len(members), 1))
 	for i, w := range weights {
-		if w > 0 {
-			r.counts[i] = int32(min(max(math.Floor(w*float64(replicas)), 1), most))
-		}
+		r.counts[i] = pointsOf(w, replicas, len(members))
 	}
 	if slices.Equal(r.counts, was.counts) && slices.Equal(r.names, was.names) {
 		return was
@@ -85,6 +82,14 @@ func renew(old *View, replicas int, members []Member) *ring {
 	joined := r.fresh(kept)
 	r.merge(was, to, joined, total+len(joined))
 	return r
+}
+
+// pointsOf is how many points a member has, of so many members.
+func pointsOf(weight float64, replicas, members int) int32 {
+	if !(weight > 0) {
+		return 0
+	}
+	return int32(min(max(math.Floor(weight*float64(replicas)), 1), float64(maxPoints/members)))
 }
 
 // point is a point with its owner's position in the lower half.
@@ -132,21 +137,26 @@ func (r *ring) fresh(kept set) []point {
 // merge fills in the ring with those points of was whose owners are still there,
 // and with joined, n in all.
 func (r *ring) merge(was *ring, to []int32, joined []point, n int) {
-	r.points, r.owners = make([]uint32, 0, n), make([]int32, 0, n)
+	points, owners := make([]uint32, n), make([]int32, n)
+	k := 0
 	for i, p := range was.points {
 		owner := to[was.owners[i]]
 		if owner < 0 {
 			continue
 		}
 		for len(joined) > 0 && (joined[0].at() < p || joined[0].at() == p && r.names[joined[0].owner()] < r.names[owner]) {
-			r.points, r.owners = append(r.points, joined[0].at()), append(r.owners, joined[0].owner())
+			points[k], owners[k] = joined[0].at(), joined[0].owner()
 			joined = joined[1:]
+			k++
 		}
-		r.points, r.owners = append(r.points, p), append(r.owners, owner)
+		points[k], owners[k] = p, owner
+		k++
 	}
 	for _, p := range joined {
-		r.points, r.owners = append(r.points, p.at()), append(r.owners, p.owner())
+		points[k], owners[k] = p.at(), p.owner()
+		k++
 	}
+	r.points, r.owners = points, owners
 }
 
 // lookup is the index of the first point not below key; above the last point it is

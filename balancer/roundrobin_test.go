@@ -10,21 +10,6 @@ import (
 	"roster/balancer"
 )
 
-func Example() {
-	members := []string{"web-1", "web-2", "web-3"}
-	sick := map[string]bool{"web-2": true}
-	var turn balancer.RoundRobin
-	for range 4 {
-		i := turn.Pick(len(members), func(i int) bool { return !sick[members[i]] })
-		fmt.Println(members[i])
-	}
-	// Output:
-	// web-1
-	// web-3
-	// web-1
-	// web-3
-}
-
 // The choice is the first from the cursor on that may be chosen, and the cursor
 // moves past it; -1 only if none may.
 func TestRoundRobinPicksTheNextThatMayBeChosen(t *testing.T) {

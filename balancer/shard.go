@@ -146,8 +146,6 @@ func (v *View) stale(q *Query, m Members, may func(int) bool) int {
 	}
 	switch {
 	case any(may):
-	case any(m.Available):
-		may = m.Available
 	case v.def.Panic > 0 && any(m.Present):
 		may = m.Present
 	default:

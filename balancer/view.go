@@ -60,13 +60,13 @@ const (
 // Members that are available in a State's first view are taken as settled: a node
 // that starts ramps nobody.
 func (s *State) View(def *store.Director, members []Member, m Members, old *View, now time.Duration) *View {
-	v := &View{state: s, def: def, members: members, live: make([]int32, 0, len(members))}
+	v := &View{state: s, def: def, members: members}
+	live := make([]int32, 0, len(members))
 	if def.Type == store.Shard {
 		v.ring = renew(old, def.Replicas, members)
 		v.chosen, v.present = make(set, (len(members)+63)/64), make(set, (len(members)+63)/64)
 	}
-	settle, seated := !s.seated, false
-	present := 0
+	settle, seated, present := !s.seated, false, 0
 	for i := range members {
 		member := &members[i]
 		ok := m.Available(i)
@@ -87,19 +87,20 @@ func (s *State) View(def *store.Director, members []Member, m Members, old *View
 			}
 		}
 		if ok {
-			v.live = append(v.live, int32(i))
+			live = append(live, int32(i))
 		}
 	}
 	s.seated = seated
-	if def.Panic > 0 && present > 0 && float64(len(v.live)) < def.Panic*float64(present) {
+	if def.Panic > 0 && present > 0 && float64(len(live)) < def.Panic*float64(present) {
 		v.panic = true
-		v.live = v.live[:0]
+		live = live[:0]
 		for i := range members {
 			if members[i].Weight > 0 && m.Present(i) {
-				v.live = append(v.live, int32(i))
+				live = append(live, int32(i))
 			}
 		}
 	}
+	v.live = live
 	switch def.Type {
 	case store.Shard:
 		for _, at := range v.live {
@@ -198,15 +199,20 @@ func (v *View) may(at int, m Members) bool {
 	return m.Available(at)
 }
 
-// scan chooses among all members by weight, one by one: for what find chose is not
-// available any more, or was tried by this request already.
+// scan chooses among all members by weight, one by one: for what was chosen in the
+// view is not available any more, or was tried by this request already.
 func (v *View) scan(q *Query, m Members) int {
-	if at := v.among(q, m.Available); at >= 0 || v.def.Panic <= 0 {
-		return at
+	at := -1
+	if !v.panic {
+		at = v.among(q, m.Available)
 	}
-	return v.among(q, m.Present) // none is available: fewer than any share
+	if at < 0 && v.def.Panic > 0 { // without panic yet: none is available, fewer than any share
+		at = v.among(q, m.Present)
+	}
+	return at
 }
 
+// among chooses by weight among the members for which ok holds.
 func (v *View) among(q *Query, ok func(int) bool) int {
 	total := 0.0
 	for i := range v.members {

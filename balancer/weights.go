@@ -6,53 +6,58 @@ import (
 	"roster/store"
 )
 
-// weigh fills in sums and guide.
+// weigh fills in sums and guide, unless all of live weigh the same.
 func (v *View) weigh(now time.Duration) {
-	if len(v.live) == 0 {
+	n := len(v.live)
+	if n == 0 {
 		return
 	}
-	first, equal, ramping := 0.0, true, false
+	var sums []float64
+	if v.def.Type == store.Hash {
+		sums = make([]float64, n) // always: Varnish's arithmetic is what hash promises
+	}
+	first, sum, ramping := v.weight(int(v.live[0]), now), 0.0, false
 	for k, at := range v.live {
 		w := v.weight(int(at), now)
-		if k == 0 {
-			first = w
+		if sums == nil && w != first {
+			sums = make([]float64, n)
+			for j, before := 0, 0.0; j < k; j++ {
+				before += first
+				sums[j] = before
+			}
 		}
-		equal = equal && w == first
-		if v.def.SlowStart > 0 && v.members[at].Seat.grown(v.def.SlowStart, now) < 1 {
-			ramping = true
+		if sum += w; sums != nil {
+			sums[k] = sum
 		}
+		ramping = ramping || w < v.members[at].Weight
 	}
 	if ramping {
 		v.wake(now + max(v.def.SlowStart/rampSteps, minStep))
 	}
-	if equal && v.def.Type != store.Hash {
-		return // hash keeps its sums: Varnish's arithmetic is part of what it promises
+	if sums == nil {
+		return
 	}
-	n := len(v.live)
-	v.sums = make([]float64, n)
-	sum := 0.0
-	for k, at := range v.live {
-		sum += v.weight(int(at), now)
-		v.sums[k] = sum
-	}
-	v.guide = make([]int32, n+1)
+	guide := make([]int32, n+1)
 	k := 0
 	for b := range n {
-		for k < n-1 && v.sums[k] <= sum*(float64(b)/float64(n)) {
+		for bound := sum * (float64(b) / float64(n)); k < n-1 && sums[k] <= bound; {
 			k++
 		}
-		v.guide[b] = int32(k)
+		guide[b] = int32(k)
 	}
-	v.guide[n] = int32(n - 1)
+	guide[n] = int32(n - 1)
+	v.sums, v.guide = sums, guide
 }
 
 // weight is the member's weight now.
 func (v *View) weight(i int, now time.Duration) float64 {
 	member := &v.members[i]
-	if v.def.SlowStart <= 0 {
-		return member.Weight
+	if v.def.SlowStart > 0 {
+		if grown := member.Seat.grown(v.def.SlowStart, now); grown < 1 {
+			return member.Weight * (firstShare + (1-firstShare)*grown)
+		}
 	}
-	return member.Weight * (firstShare + (1-firstShare)*member.Seat.grown(v.def.SlowStart, now))
+	return member.Weight
 }
 
 // find returns the first index into live whose running sum is above u times the
