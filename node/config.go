@@ -17,6 +17,7 @@ import (
 	"roster/exchange"
 	"roster/http1"
 	"roster/node/accesslog"
+	"roster/node/admin"
 	"roster/node/certs"
 	"roster/node/proxy"
 	"roster/node/table"
@@ -38,11 +39,11 @@ type Config struct {
 	// MaxConnections are served at a time by each listener; further clients wait
 	// in the system's queue. Zero: any number.
 	MaxConnections int
-	// Admin is the loopback address of the admin API; empty for none.
+	// Admin is the address of the admin API; empty for none. Other than loopback's it
+	// needs AdminAccess to have tokens and TLS.
 	Admin string
-	// AdminHosts are names besides loopback's that a request to the admin API
-	// may have as Host.
-	AdminHosts []string
+	// AdminAccess says who may use the admin API.
+	AdminAccess admin.Access
 
 	// Store says how to reach etcd. Its Endpoints are ignored where Embedded
 	// is set.
@@ -136,8 +137,8 @@ func (c Config) Validate() error {
 	}
 	if c.Admin != "" && checkHostPort(c.Admin) != nil {
 		fail("admin is %q: %w", c.Admin, checkHostPort(c.Admin))
-	} else if c.Admin != "" && !loopback(c.Admin) {
-		fail("admin is %q, want a loopback address such as 127.0.0.1:6082: it has no password", c.Admin)
+	} else if c.Admin != "" {
+		errs = multierror.Append(errs, c.AdminAccess.Validate(c.Admin, loopback(c.Admin)))
 	}
 	if err := store.ValidateNodeID(c.ID); c.ID != "" && err != nil {
 		fail("node-id is %q: %w", c.ID, err)

@@ -161,7 +161,7 @@ func (n *Node) Run(ctx context.Context) error {
 		g.Go(func() error { return accessLog.Run(gctx) })
 	}
 	if adminListener != nil {
-		server := &admin.Server{Node: n, Hosts: n.config.AdminHosts, Metrics: n.metrics(), Events: &n.events}
+		server := &admin.Server{Node: n, Access: n.config.AdminAccess, Metrics: n.metrics(), Events: &n.events, Store: n.store, Logger: log}
 		g.Go(func() error { return server.Serve(gctx, adminListener) })
 	}
 	g.Go(func() error {
@@ -533,7 +533,7 @@ func (n *Node) overrides(c watcher.Change, old *table.Table) {
 			n.config.Logger.Info("override ended", "name", name, "was", was.State)
 			return
 		}
-		n.config.Logger.Info("override", "name", name, "state", def.State, "reason", def.Reason, "by", def.By)
+		n.config.Logger.Info("override", "name", name, "state", def.State, "reason", secretless(def.Reason), "by", secretless(def.By))
 	}
 	for _, key := range c.Deletes {
 		if key.Kind == store.HealthKind {
@@ -548,4 +548,9 @@ func (n *Node) overrides(c watcher.Change, old *table.Table) {
 	if lines > healthLines {
 		n.config.Logger.Info("more overrides", "count", lines-healthLines)
 	}
+}
+
+// secretless is text of an override without a key that got into it.
+func secretless(s string) string {
+	return string(store.RedactValue(store.Key{Kind: store.HealthKind}, []byte(s)))
 }

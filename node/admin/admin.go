@@ -1,27 +1,31 @@
 // Package admin is a node's admin API: what an operator, a balancer's health
-// check or Prometheus asks one node over HTTP. Answers are JSON.
+// check or Prometheus asks one node over HTTP, and what they may write to etcd by way of
+// it. Answers are JSON; /openapi.json describes them.
 //
-// It listens on loopback, where nobody needs a password. So that a web page
-// which the operator visits cannot read it by way of a DNS name that points to
-// 127.0.0.1, a request's Host has to be a loopback name or one of
-// Server.Hosts; a page of another site may not even ask. Nothing here writes.
+// On loopback nobody needs a password. So that a web page which the operator visits
+// cannot read or write there, by way of a DNS name that points to 127.0.0.1 for one, a
+// request's Host has to be a loopback name or one of Access.Hosts, and no page of another
+// site may even ask. Anywhere else there are tokens and TLS.
 package admin
 
 import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
-	"net/http/pprof"
-	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
+	"roster/node/certs"
 	"roster/node/table"
 	"roster/prober"
+	"roster/store"
 )
 
 // Node is what the API shows.
@@ -35,77 +39,92 @@ type Node interface {
 // Server answers for one node.
 type Server struct {
 	Node    Node
-	Hosts   []string     // names that Host may be, besides loopback's
+	Access  Access
 	Metrics http.Handler // of /metrics
 	Events  *Events      // of /v1/events
+	Store   Store        // of writes
+	Logger  *slog.Logger // gets writes and faults; nil discards
+
+	tokens *tokens // nil: none are asked for
 }
 
-// Serve answers on ln until ctx ends, then closes it and all connections.
+func (s *Server) log() *slog.Logger {
+	if s.Logger == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return s.Logger
+}
+
+// Serve answers on ln until ctx ends, then closes it and all connections. Its files are
+// as Access.Validate has found them good.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
+	if s.Access.TokenFile != "" {
+		var err error
+		if s.tokens, err = newTokens(s.Access.TokenFile, s.log()); err != nil {
+			return fmt.Errorf("admin: tokens: %w", err)
+		}
+	}
 	server := &http.Server{
 		Handler:           s.Handler(),
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
 		BaseContext:       func(net.Listener) context.Context { return ctx }, // answers without an end have one
+		ErrorLog:          slog.NewLogLogger(s.log().Handler(), slog.LevelDebug),
 	}
+	g, ctx := errgroup.WithContext(ctx)
+	serve := func() error { return server.Serve(ln) }
+	if s.Access.Cert != "" {
+		set, err := certs.New(s.Access.certificates(s.log()))
+		if err != nil {
+			return fmt.Errorf("admin: %w", err)
+		}
+		server.TLSConfig = set.TLS().Clone()
+		serve = func() error { return server.ServeTLS(ln, "", "") }
+		g.Go(func() error { return set.Run(ctx) })
+	}
+	g.Go(func() error {
+		if err := serve(); ctx.Err() == nil {
+			return fmt.Errorf("admin: %w", err)
+		}
+		return nil
+	})
 	stop := context.AfterFunc(ctx, func() { server.Close() })
 	defer stop()
-	if err := server.Serve(ln); ctx.Err() == nil {
-		return fmt.Errorf("admin: %w", err)
-	}
-	return nil
+	return g.Wait()
 }
 
 // Handler is the API without its listener.
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
-	mux.HandleFunc("GET /readyz", s.readyz)
-	mux.Handle("GET /metrics", s.Metrics)
-	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, s.Node.Status()) })
-	mux.HandleFunc("GET /v1/backends", s.backends)
-	mux.HandleFunc("GET /v1/backends/{name...}", s.backend)
-	mux.HandleFunc("GET /v1/probes", s.probes)
-	mux.Handle("GET /v1/events", s.Events)
-	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
-	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
-	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
-	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
-	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	all := s.routes()
+	for _, r := range all {
+		mux.Handle(r.method+" "+r.pattern(), r.handle)
+	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		if r.Method != http.MethodGet && r.Method != http.MethodHead {
-			w.Header().Set("Allow", "GET, HEAD")
-			fail(w, http.StatusMethodNotAllowed, "method is %s, want GET: definitions are written to etcd", r.Method)
+		var allow []string
+		for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPut, http.MethodDelete} {
+			try := r.Clone(r.Context())
+			try.Method = method
+			if _, pattern := mux.Handler(try); pattern != "/" {
+				allow = append(allow, method)
+			}
+		}
+		if allow == nil {
+			fail(w, http.StatusNotFound, "nothing is at %s; /openapi.json has what there is", r.URL.Path)
 			return
 		}
-		fail(w, http.StatusNotFound, "nothing is at %s; see /v1/status, /v1/backends, /v1/probes, /v1/events, /metrics, /healthz and /readyz", r.URL.Path)
+		w.Header().Set("Allow", strings.Join(allow, ", "))
+		fail(w, http.StatusMethodNotAllowed, "method is %s, want %s", r.Method, strings.Join(allow, ", "))
 	})
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !s.allowed(r.Host) {
-			fail(w, http.StatusMisdirectedRequest, "Host is %q, want a loopback name or one given by --admin-host", r.Host)
-			return
-		}
-		if site := r.Header.Get("Sec-Fetch-Site"); site == "cross-site" || site == "same-site" {
-			fail(w, http.StatusForbidden, "the request comes from a page of another site")
-			return
-		}
-		w.Header().Set("Cache-Control", "no-store")
-		w.Header().Set("X-Content-Type-Options", "nosniff")
-		mux.ServeHTTP(w, r)
-	})
+	open := func(r *http.Request) bool {
+		_, pattern := mux.Handler(r)
+		return slices.ContainsFunc(all, func(known route) bool { return known.open && known.method+" "+known.pattern() == pattern })
+	}
+	return s.guard(open, mux)
 }
 
-// allowed says whether a Host is one that only a user of this machine sends.
-func (s *Server) allowed(host string) bool {
-	if h, _, err := net.SplitHostPort(host); err == nil {
-		host = h
-	}
-	host = strings.ToLower(strings.Trim(host, "[]"))
-	if ip, err := netip.ParseAddr(host); err == nil {
-		return ip.IsLoopback()
-	}
-	return host == "localhost" || slices.ContainsFunc(s.Hosts, func(h string) bool { return strings.EqualFold(h, host) })
-}
+func (s *Server) healthz(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") }
 
 func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) {
 	if s.Node.Ready() {
@@ -114,6 +133,12 @@ func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) {
 	}
 	w.WriteHeader(http.StatusServiceUnavailable)
 	fmt.Fprintln(w, "not ready:", s.Node.Status().Waiting)
+}
+
+func (s *Server) status(w http.ResponseWriter, r *http.Request) {
+	if known(w, r) {
+		answer(w, http.StatusOK, s.Node.Status())
+	}
 }
 
 // List is how lists come: one revision, and where the next page begins.
@@ -139,12 +164,8 @@ type page struct {
 // it has answered.
 func pageOf(w http.ResponseWriter, r *http.Request, more ...string) (p page, ok bool) {
 	q := r.URL.Query()
-	known := append([]string{"under", "limit", "after"}, more...)
-	for name := range q {
-		if !slices.Contains(known, name) {
-			fail(w, http.StatusBadRequest, "parameter %q is not known, want %s", name, strings.Join(known, ", "))
-			return p, false
-		}
+	if !known(w, r, append([]string{"under", "limit", "after"}, more...)...) {
+		return p, false
 	}
 	p = page{under: q.Get("under"), after: q.Get("after"), limit: defaultLimit}
 	if v := q.Get("limit"); v != "" {
@@ -156,6 +177,22 @@ func pageOf(w http.ResponseWriter, r *http.Request, more ...string) (p page, ok 
 		p.limit = n
 	}
 	return p, true
+}
+
+// known refuses parameters that a path does not have: one that is misspelt would do
+// nothing, or, dry_run for one, the contrary. If it is false, it has answered.
+func known(w http.ResponseWriter, r *http.Request, names ...string) bool {
+	for name := range r.URL.Query() {
+		if !slices.Contains(names, name) {
+			want := "none"
+			if names != nil {
+				want = strings.Join(names, ", ")
+			}
+			fail(w, http.StatusBadRequest, "parameter %q is not known, want %s", name, want)
+			return false
+		}
+	}
+	return true
 }
 
 func (s *Server) backends(w http.ResponseWriter, r *http.Request) {
@@ -197,13 +234,17 @@ func flag(r *http.Request, name string) (bool, error) {
 }
 
 func (s *Server) backend(w http.ResponseWriter, r *http.Request) {
+	if !known(w, r) {
+		return
+	}
 	t := s.Node.Table()
 	name := r.PathValue("name")
 	slot := t.Lookup(name)
 	if slot == nil || slot.Backend == nil {
-		fail(w, http.StatusNotFound, "backend %q is not defined at revision %d", name, t.Revision())
+		notFound(w, t, store.Key{Kind: store.Backends, Name: name})
 		return
 	}
+	revision(w, slot.Backend.ModRevision)
 	answer(w, http.StatusOK, backendOf(slot, true))
 }
 
@@ -212,9 +253,10 @@ func answer(w http.ResponseWriter, status int, v any) {
 	w.WriteHeader(status)
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")
-	enc.Encode(v) // an error means that the client has gone
+	enc.SetEscapeHTML(false) // it is read as JSON, and errors quote what was typed
+	enc.Encode(v)            // an error means that the client has gone
 }
 
 func fail(w http.ResponseWriter, status int, format string, args ...any) {
-	answer(w, status, map[string][]string{"errors": {fmt.Sprintf(format, args...)}})
+	answer(w, status, Fault{Errors: []string{fmt.Sprintf(format, args...)}})
 }

@@ -38,8 +38,8 @@ func apply(t *testing.T, n *node, values map[string]string) {
 	c := watcher.Change{Revision: 7}
 	for k, v := range values {
 		key, _ := store.ParseKey(k)
-		def, _, err := store.Decode(key, []byte(v), store.Reject)
-		item := watcher.Item{Key: key, CreateRevision: 7, ModRevision: 7, Definition: def}
+		def, warnings, err := store.Decode(key, []byte(v), store.Warn)
+		item := watcher.Item{Key: key, CreateRevision: 7, ModRevision: 7, Definition: def, Warnings: warnings}
 		if err != nil {
 			item = watcher.Item{Key: key, Rejected: &watcher.Rejection{Revision: 7, Err: err}}
 		}
@@ -49,7 +49,11 @@ func apply(t *testing.T, n *node, values map[string]string) {
 }
 
 func serve(n *node, hosts ...string) http.Handler {
-	return (&Server{Node: n, Hosts: hosts, Metrics: http.NotFoundHandler(), Events: new(Events)}).Handler()
+	return newServer(n, hosts...).Handler()
+}
+
+func newServer(n *node, hosts ...string) *Server {
+	return &Server{Node: n, Access: Access{Hosts: hosts}, Metrics: http.NotFoundHandler(), Events: new(Events)}
 }
 
 func newNode() *node {
@@ -109,15 +113,41 @@ func TestReadyzSaysWhyNot(t *testing.T) {
 	}
 }
 
-func TestNothingWrites(t *testing.T) {
+func TestWhatAPathDoesNotTakeIsSaid(t *testing.T) {
 	t.Parallel()
 	h := serve(newNode())
-	for _, method := range []string{"POST", "PUT", "DELETE", "PATCH"} {
-		for _, path := range []string{"/v1/status", "/v1/backends/a", "/nowhere"} {
-			if w := ask(h, method, path); w.Code != 405 || w.Header().Get("Allow") == "" {
-				t.Errorf("%s %s: %d, Allow %q, want 405", method, path, w.Code, w.Header().Get("Allow"))
-			}
+	for _, row := range []struct {
+		method, path string
+		status       int
+		allow        string
+	}{
+		{"POST", "/v1/status", 405, "GET, HEAD"}, {"PUT", "/v1/status", 405, "GET, HEAD"}, {"DELETE", "/metrics", 405, "GET, HEAD"},
+		{"POST", "/v1/backends/a", 405, "GET, HEAD, PUT, DELETE"}, {"PATCH", "/v1/health/team-a/b", 405, "GET, HEAD, PUT, DELETE"},
+		{"OPTIONS", "/v1/backends/a", 405, "GET, HEAD, PUT, DELETE"},
+		{"GET", "/nowhere", 404, ""}, {"PUT", "/v1/nothing/a", 404, ""}, {"GET", "/v1/backend/a", 404, ""},
+	} {
+		w := ask(h, row.method, row.path)
+		if w.Code != row.status || w.Header().Get("Allow") != row.allow {
+			t.Errorf("%s %s: %d, Allow %q, want %d, %q", row.method, row.path, w.Code, w.Header().Get("Allow"), row.status, row.allow)
 		}
+	}
+}
+
+func TestHEADHasGETsHead(t *testing.T) {
+	t.Parallel()
+	n := newNode()
+	apply(t, n, map[string]string{"backends/a": `{"host":"127.0.0.1"}`})
+	for _, path := range []string{"/healthz", "/readyz", "/openapi.json", "/v1/status", "/v1/backends", "/v1/backends/a", "/v1/events", "/v1/backends/b"} {
+		get, head := 200, ask(serve(n), "HEAD", path)
+		if path == "/v1/backends/b" {
+			get = 404
+		}
+		if head.Code != get {
+			t.Errorf("HEAD %s: %d, want %d", path, head.Code, get)
+		}
+	}
+	if etag := ask(serve(n), "HEAD", "/v1/backends/a").Header().Get("ETag"); etag != `"7"` {
+		t.Errorf("ETag is %s", etag)
 	}
 }
 
@@ -151,10 +181,15 @@ func TestBackendsComeInPages(t *testing.T) {
 	if got, want := strings.Join(names, " "), "team-a/b0 team-a/b1 team-a/b2 team-a/b3 team-a/b4"; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
-	for _, query := range []string{"limit=0", "limit=x", "limit=10001", "prefix=a"} {
-		if w := ask(serve(n), "GET", "/v1/backends?"+query); w.Code != 400 {
-			t.Errorf("%s: %d, want 400", query, w.Code)
+	for _, kind := range store.Kinds() {
+		for _, query := range []string{"limit=0", "limit=x", "limit=10001", "prefix=a"} {
+			if w := ask(serve(n), "GET", "/v1/"+string(kind)+"?"+query); w.Code != 400 {
+				t.Errorf("%s, %s: %d, want 400", kind, query, w.Code)
+			}
 		}
+	}
+	if w := ask(serve(n), "GET", "/v1/backends/team-b/b3?verbose"); w.Code != 400 {
+		t.Errorf("a parameter that there is not: %d, want 400", w.Code)
 	}
 	if w := ask(serve(n), "GET", "/v1/backends/team-b/b3"); w.Code != 200 || !strings.Contains(w.Body.String(), `"name": "team-b/b3"`) {
 		t.Errorf("one backend: %d %s", w.Code, w.Body)
@@ -168,12 +203,12 @@ func TestStatusNamesWhatIsWrong(t *testing.T) {
 	t.Parallel()
 	n := newNode()
 	apply(t, n, map[string]string{
-		"backends/a":     `{"hots":"x","port":0}`,
+		"backends/a":     `{"port":0,"probe":{"window":99}}`,
 		"routes/r":       `{"backend":"missing"}`,
 		"health/nothing": "sick",
 		"directors/x":    `{"type":"round_robin","backends":["y"]}`,
 		"directors/y":    `{"type":"round_robin","backends":["x"]}`,
-		"directors/r":    `{"type":"random","backends":["y"]}`,
+		"directors/r":    `{"type":"random","backends":["y"],"future":1}`,
 	})
 	var s Status
 	if err := json.Unmarshal(ask(serve(n), "GET", "/v1/status").Body.Bytes(), &s); err != nil {

@@ -2,14 +2,19 @@ package admin
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"pgregory.net/rapid"
 
 	"roster/prober"
 	"roster/watcher"
@@ -120,7 +125,7 @@ func (s stream) next() (kind, data string) {
 func TestEventsAreSentAndEndWithTheServer(t *testing.T) {
 	t.Parallel()
 	n := newNode()
-	server := &Server{Node: n, Metrics: http.NotFoundHandler(), Events: new(Events)}
+	server := newServer(n)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -159,34 +164,123 @@ func TestEventsAreSentAndEndWithTheServer(t *testing.T) {
 	}
 }
 
-// A client that does not take what it is sent costs a bounded number of events, and is
-// told how many it missed.
+// A client that does not take what it is sent costs nothing, and is told how many events
+// it missed.
 func TestSlowListenerIsToldHowManyEventsItLost(t *testing.T) {
 	t.Parallel()
 	var e Events
-	s := e.subscribe()
-	for range maxPending + 5 {
+	s := e.subscribe("")
+	for range kept + 5 {
 		e.Health(prober.Transition{})
 	}
 	got := e.take(s)
-	if len(got) != maxPending+1 || string(got[maxPending]) != "event: lost\ndata: {\"count\":5}\n\n" {
-		t.Errorf("%d events, the last %q", len(got), got[len(got)-1])
+	if len(got) != kept+1 || !strings.HasSuffix(string(got[0]), ".5\nevent: lost\ndata: {\"count\":5}\n\n") {
+		t.Errorf("%d events, the first %q", len(got), got[0])
 	}
 	e.Health(prober.Transition{})
-	if got := e.take(s); len(got) != 1 || !strings.HasPrefix(string(got[0]), "event: health\n") {
+	if got := e.take(s); len(got) != 1 || !strings.Contains(string(got[0]), "\nevent: health\n") {
 		t.Errorf("after that: %q", got)
 	}
 	for range maxSubscribers - 1 {
-		e.subscribe()
+		e.subscribe("")
 	}
 	w := httptest.NewRecorder()
 	if e.ServeHTTP(w, httptest.NewRequest("GET", "/v1/events", nil)); w.Code != 503 {
 		t.Errorf("one listener too many: %d, want 503", w.Code)
 	}
 	e.unsubscribe(s)
-	if s := e.subscribe(); s == nil {
+	if s := e.subscribe(""); s == nil {
 		t.Error("after one has left there is no place")
 	}
+}
+
+// A client that comes back with the id of what it had last misses nothing that is kept,
+// gets nothing twice, and is told what is lost.
+func TestEventsResumeWhereAClientLeft(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		var e Events
+		name := func(n uint64) string { return fmt.Sprint("b", n) }
+		publish := func(n int) {
+			for range n {
+				e.Health(prober.Transition{Name: name(e.count + 1)})
+			}
+		}
+		publish(rapid.IntRange(0, 5).Draw(t, "before"))
+		s := e.subscribe("")
+		last, had := idOf(e.position(s)), e.count
+		for range rapid.IntRange(1, 5).Draw(t, "connections") {
+			publish(rapid.SampledFrom([]int{0, 1, 3, kept - 1, kept, kept + 1, 3 * kept}).Draw(t, "away"))
+			s := e.subscribe(last)
+			for _, b := range e.take(s) {
+				if data, lost := bytes.CutPrefix(b[bytes.IndexByte(b, '\n')+1:], []byte("event: lost\ndata: ")); lost {
+					var l LostEvent
+					if err := json.Unmarshal(data, &l); err != nil || l.Count == 0 {
+						t.Fatalf("%v: %s", err, b)
+					}
+					had += l.Count
+				} else if had++; !bytes.Contains(b, []byte(`"backend":"`+name(had)+`"`)) {
+					t.Fatalf("event %d is %s", had, b)
+				}
+				last = idOf(b)
+			}
+			if had != e.count {
+				t.Fatalf("%d events of %d", had, e.count)
+			}
+			e.unsubscribe(s)
+		}
+	})
+}
+
+// idOf is the id of an event as it is sent.
+func idOf(b []byte) string {
+	_, id, _ := strings.Cut(string(b), "id: ")
+	id, _, _ = strings.Cut(id, "\n")
+	return id
+}
+
+// An id of the node before it was started again, or of none, is not taken for one of now.
+func TestEventsOfAnotherProcessAreLost(t *testing.T) {
+	t.Parallel()
+	var e, before Events
+	for range 3 {
+		e.Health(prober.Transition{})
+		before.Health(prober.Transition{})
+	}
+	s := before.subscribe("")
+	for _, id := range []string{idOf(before.position(s)), "3", "x.3", ".", "nonsense"} {
+		got := e.take(e.subscribe(id))
+		if len(got) != 1 || !strings.HasSuffix(string(got[0]), "\nevent: lost\ndata: {}\n\n") {
+			t.Errorf("%q: %q, want that events are lost", id, got)
+			continue
+		}
+		e.Health(prober.Transition{})
+		if got := e.take(e.subscribe(idOf(got[0]))); len(got) != 1 || !strings.Contains(string(got[0]), "event: health") {
+			t.Errorf("%q, and on from there: %q", id, got)
+		}
+	}
+}
+
+// While nothing happens comments show that the connection lives.
+func TestEventsHaveHeartbeats(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var e Events
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		w := httptest.NewRecorder()
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			e.ServeHTTP(w, httptest.NewRequest("GET", "/v1/events", nil).WithContext(ctx))
+		}()
+		time.Sleep(3*heartbeat + time.Second)
+		cancel()
+		<-ended
+		if got := strings.Count(w.Body.String(), ": quiet\n\n"); got != 3 {
+			t.Errorf("%d heartbeats in %q, want 3", got, w.Body)
+		}
+	})
 }
 
 func TestEventsAreNotForPagesOfOtherSites(t *testing.T) {

@@ -103,11 +103,8 @@ type Probe struct {
 	DueSeconds      float64 `json:"due_seconds"` // until the next probe; below 0 if it is late
 }
 
-func (s *Server) probes(w http.ResponseWriter, r *http.Request) {
-	p, ok := pageOf(w, r)
-	if !ok {
-		return
-	}
+// probes lists the checks that the node makes.
+func (s *Server) probes(w http.ResponseWriter, p page) {
 	list := List[Probe]{Revision: s.Node.Table().Revision(), Items: []Probe{}}
 	type entry struct {
 		id    string

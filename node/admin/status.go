@@ -126,17 +126,23 @@ func (s *Status) Describe(t *table.Table) {
 	}
 }
 
-// messages takes the errors of one value apart.
+// messages are the errors of one value.
 func messages(err error) []string {
-	var all *multierror.Error
-	if !errors.As(err, &all) {
-		return []string{err.Error()}
-	}
-	list := make([]string, len(all.Errors))
-	for i, e := range all.Errors {
+	all := apart(err)
+	list := make([]string, len(all))
+	for i, e := range all {
 		list[i] = e.Error()
 	}
 	return list
+}
+
+// apart takes the errors of one value apart.
+func apart(err error) []error {
+	var all *multierror.Error
+	if !errors.As(err, &all) {
+		return []error{err}
+	}
+	return all.Errors
 }
 
 // Backend is a backend as a node sees it.
@@ -177,12 +183,12 @@ func backendOf(slot *table.Slot, rows bool) Backend {
 	out := Backend{
 		Name:       b.Name,
 		Revision:   b.ModRevision,
-		Definition: store.Encode(b.Def),
+		Definition: shown(store.Key{Kind: store.Backends, Name: b.Name}, b.Def),
 		Health:     Health{State: stateOf(slot.Available()), Admin: store.Auto, Probe: verdictOf(b.Probe, rows), Since: slot.HealthSince()},
 		Requests:   Requests{Active: b.Runtime.Active(), Queued: b.Runtime.Queued(), Total: b.Runtime.Requests.Load()},
 	}
 	if o := slot.Override; o != nil {
-		out.Health.Admin, out.Health.Reason = o.Def.State, o.Def.Reason
+		out.Health.Admin, out.Health.Reason = o.Def.State, secretless(o.Def.Reason)
 	}
 	if b.Fault != nil {
 		out.Health.Reason = b.Fault.Error()
