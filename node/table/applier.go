@@ -218,6 +218,7 @@ func (w *work) commit() *Table {
 	t.counts.Probes = t.probes.Len()
 	t.counts.Certificates = t.certs.Len()
 	t.counts.Rejected = t.rejected.Len()
+	t.needsSecret = len(w.sticky) > 0 && t.secret == nil
 	w.publish()
 	for _, f := range w.after {
 		f()
@@ -246,7 +247,7 @@ func (w *work) publish() {
 	}
 	v.making.Lock()
 	defer v.making.Unlock()
-	changed := w.relate()
+	backends, directors := w.relate()
 	making := make(map[*Director]struct{})
 	for ref := range w.remade {
 		if s := t.slots.at(ref); s != nil && s.Director != nil {
@@ -255,14 +256,14 @@ func (w *work) publish() {
 	}
 	// Twice: before, so that no request takes an older view's word for what is new; and
 	// after, for what looked at the older table meanwhile.
-	v.markAll(changed)
+	v.markAll(backends, directors)
 	w.current.Store(t)
-	v.markAll(changed)
+	v.markAll(backends, directors)
 }
 
 // relate brings it up to date who is whose member, and returns the names whose
 // directors have to look at them again.
-func (w *work) relate() (changed []Ref) {
+func (w *work) relate() (backends, directors []Ref) {
 	v := w.views
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -289,14 +290,18 @@ func (w *work) relate() (changed []Ref) {
 		for i := range is {
 			v.parents.add(is[i].Ref, ref)
 		}
-		changed = append(changed, ref)
+		directors = append(directors, ref)
 	}
 	for ref := range w.touched {
-		if !alike(w.before.slots.at(ref), w.t.slots.at(ref)) {
-			changed = append(changed, ref)
+		switch was, is := w.before.slots.at(ref), w.t.slots.at(ref); {
+		case alike(was, is):
+		case is != nil && is.Director != nil: // an override
+			directors = append(directors, ref)
+		default:
+			backends = append(backends, ref)
 		}
 	}
-	return changed
+	return backends, directors
 }
 
 // alike says whether who looked at a slot before need not look again.

@@ -11,6 +11,8 @@ import (
 	gocmp "github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
+	"roster/balancer"
+	"roster/message"
 	"roster/pool"
 	"roster/store"
 	"roster/watcher"
@@ -53,6 +55,7 @@ func pictureOf(t *Table) picture {
 			for _, m := range s.Director.Members {
 				fmt.Fprintf(&b, " %s*%g", name(m.Ref), m.Weight)
 			}
+			b.WriteString(viewOf(t, s))
 		}
 		if s.Override != nil {
 			fmt.Fprintf(&b, " override %s", s.Override.Def.State)
@@ -70,6 +73,83 @@ func pictureOf(t *Table) picture {
 		p.Dangling = append(p.Dangling, fmt.Sprintf("%s -> %s", key, missing))
 	}
 	return p
+}
+
+// viewOf is what requests see of a director.
+func viewOf(t *Table, s *Slot) string {
+	d := s.Director
+	v := d.view.Load()
+	var b strings.Builder
+	fmt.Fprintf(&b, "; ready %t available %t panic %t directors %v", v.ready, v.Available(), v.Panic(), v.directors)
+	if v.sessions != nil {
+		fmt.Fprintf(&b, " cookies %x", v.sessions.tags)
+	}
+	w := walk{t: t, d: d, now: t.views.now()}
+	w.push(d.run.ref)
+	for i := range d.Members {
+		fmt.Fprintf(&b, " %.3g", v.Share(i))
+	}
+	if d.Def.Type == store.Hash || d.Def.Type == store.Shard {
+		for key := range uint32(8) {
+			fmt.Fprintf(&b, " %d", v.Pick(&balancer.Query{Key: key * 0x1fffffff}, &w))
+		}
+	}
+	return b.String()
+}
+
+// reaches says the same as a director's health does, in the words of the contract and
+// without any view: members that lead back or too deep are skipped.
+func reaches(t *Table, ref Ref, trail []Ref) bool {
+	s := t.Slot(ref)
+	switch {
+	case s == nil:
+		return false
+	case s.Backend != nil:
+		return s.Available()
+	case s.Director == nil || s.refused() || slices.Contains(trail, ref) || len(trail) == maxDepth:
+		return false
+	}
+	trail = append(slices.Clip(trail), ref)
+	def := s.Director.Def
+	for i, m := range s.Director.Members {
+		below := t.Slot(m.Ref)
+		used := (def.Panic > 0 || def.Healthy == store.HealthyIgnore) && below != nil && below.Backend != nil && below.present()
+		if s.Director.Members[i].Weight > 0 && (used || reaches(t, m.Ref, trail)) {
+			return true
+		}
+	}
+	return false
+}
+
+// checkPicks asks every name for backends: there is one whenever the table has one,
+// whatever views say; it is this table's, and healthy unless a director on the way does
+// not care.
+func checkPicks(rt *rapid.T, t *Table, when string) {
+	var a Ask
+	for s := range t.Slots("", "") {
+		ref, _ := t.names.Get([]byte(s.Name))
+		if s.Backend != nil && s.Backend.Fault != nil {
+			continue
+		}
+		for range 3 {
+			a.Begin(&message.Request{Target: []byte("/x")}, noClient, t.views.now())
+			b, err := t.Pick(ref, &a)
+			if want := reaches(t, ref, nil); (err == nil) != want {
+				rt.Fatalf("%s: %s gave %v, want a backend: %t\n%+v", when, s.Name, err, want, pictureOf(t).Names)
+			}
+			if err != nil {
+				continue
+			}
+			if got := t.Lookup(b.Name); got.Backend != b {
+				rt.Fatalf("%s: %s gave a backend %s that is not the table's", when, s.Name, b.Name)
+			}
+			careless := slices.ContainsFunc(a.steps[:a.depth], func(s step) bool { return s.d.Def.Panic > 0 || loose(s.d.Def) })
+			if !t.Lookup(b.Name).Available() && !careless {
+				rt.Fatalf("%s: %s gave %s, which is sick", when, s.Name, b.Name)
+			}
+			a.Done(Unknown, 0, t.views.now())
+		}
+	}
 }
 
 // decode makes an item of a definition as a user writes it.
@@ -91,12 +171,28 @@ func genValue(kind store.Kind) *rapid.Generator[string] {
 		case store.Backends:
 			return rapid.SampledFrom([]string{
 				`{"none":true}`, `{"host":"127.0.0.1"}`, `{"host":"127.0.0.1","comment":"same place"}`,
-				`{"host":"127.0.0.2","port":81,"max_connections":3}`, `{"path":"@x"}`,
+				`{"host":"127.0.0.2","port":81,"max_connections":3}`, `{"path":"@x"}`, `{"none":true,"labels":{"app":"x"}}`,
+				`{"host":"127.0.0.4","labels":{"app":"x"}}`, `{"host":"127.0.0.4","labels":{"app":"x","tier":"1"}}`, `{"host":"127.0.0.5","labels":{"tier":"1"}}`,
 				`{"host":"127.0.0.3","via":"` + n.Draw(t, "via") + `"}`, `{"host":"127.0.0.3","probe":"` + n.Draw(t, "probe") + `"}`,
 			}).Draw(t, "backend")
 		case store.Directors:
-			members := rapid.SliceOfN(n, 1, 4).Draw(t, "members")
-			return `{"type":"round_robin","backends":["` + strings.Join(members, `","`) + `"]}`
+			kind := rapid.SampledFrom([]string{"round_robin", "fallback", "random", "hash", "shard", "least_connections", "p2c"}).Draw(t, "type")
+			lowest := 0
+			if kind == "shard" {
+				lowest = 1
+			}
+			var fields []string
+			for _, name := range rapid.SliceOfN(n, 0, 4).Draw(t, "members") {
+				fields = append(fields, fmt.Sprintf(`{"name":%q,"weight":%d}`, name, rapid.IntRange(lowest, 2).Draw(t, "weight")))
+			}
+			fields = []string{fmt.Sprintf(`"type":%q,"backends":[%s]`, kind, strings.Join(fields, ","))}
+			fields = append(fields, rapid.SliceOfNDistinct(rapid.SampledFrom([]string{
+				`"select":{"app":"x"}`, `"select":{"app":"x","tier":"1"}`, `"panic":0.5`, `"outlier":{}`, `"cookie":{}`,
+			}), 0, 3, func(s string) string { return s[:5] }).Draw(t, "options")...)
+			if kind == "shard" && rapid.Bool().Draw(t, "ignore") {
+				fields = append(fields, `"healthy":"ignore"`)
+			}
+			return "{" + strings.Join(fields, ",") + "}"
 		case store.Routes:
 			host := rapid.SampledFrom([]string{`"host":"x.test",`, `"host":"*.x.test",`, `"host":["x.test","y.test"],`, ``}).Draw(t, "host")
 			path := rapid.SampledFrom([]string{`"/*"`, `"/j/*"`, `"/j/k"`, `["/j","/k/*"]`}).Draw(t, "path")
@@ -105,12 +201,14 @@ func genValue(kind store.Kind) *rapid.Generator[string] {
 			return rapid.SampledFrom([]string{"sick", "healthy", "drain", "auto"}).Draw(t, "state")
 		case store.Probes:
 			return rapid.SampledFrom([]string{`{"url":"/a"}`, `{"url":"/b"}`}).Draw(t, "probe")
+		case store.SecretKind:
+			return strings.Repeat(rapid.SampledFrom([]string{"0", "1"}).Draw(t, "secret"), 32)
 		}
 		panic(kind)
 	})
 }
 
-var kinds = []store.Kind{store.Backends, store.Directors, store.Routes, store.HealthKind, store.Probes}
+var kinds = []store.Kind{store.Backends, store.Directors, store.Routes, store.HealthKind, store.Probes, store.SecretKind}
 
 // step draws one revision: a transaction of one to five keys.
 func (k *keyspace) step(t *rapid.T, tb testing.TB) watcher.Change {
@@ -119,6 +217,9 @@ func (k *keyspace) step(t *rapid.T, tb testing.TB) watcher.Change {
 	touched := map[store.Key]bool{}
 	for range rapid.IntRange(1, 5).Draw(t, "keys") {
 		key := store.Key{Kind: rapid.SampledFrom(kinds).Draw(t, "kind"), Name: rapid.SampledFrom(names).Draw(t, "name")}
+		if key.Kind == store.SecretKind {
+			key.Name = ""
+		}
 		if touched[key] {
 			continue
 		}
@@ -192,14 +293,19 @@ func TestTableIsAFunctionOfTheKeyspace(t *testing.T) {
 				change = func(rt *rapid.T, _ testing.TB) watcher.Change { return k.restore(rt) }
 			}
 			got := a.Apply(change(rt, t))
-			if diff := gocmp.Diff(old, pictureOf(before)); diff != "" {
+			checkPicks(rt, before, "an older table")
+			checkPicks(rt, got, "before the views are up to date")
+			a.views.refresh()
+			checkPicks(rt, got, "with new views")
+			if diff := gocmp.Diff(old.withoutViews(), pictureOf(before).withoutViews()); diff != "" {
 				rt.Fatalf("an older table changed:\n%s", diff)
 			}
 			if got.Revision() != k.revision || a.Current() != got {
 				rt.Fatalf("revision is %d, want %d", got.Revision(), k.revision)
 			}
 			freshPools := pool.New(pool.Config{})
-			fresh := NewApplier(freshPools).Apply(k.whole())
+			freshApplier := NewApplier(freshPools)
+			fresh := freshApplier.Apply(k.whole())
 			if diff := gocmp.Diff(pictureOf(fresh), pictureOf(got)); diff != "" {
 				rt.Fatalf("fresh (-) and incremental (+) differ:\n%s", diff)
 			}
@@ -213,6 +319,22 @@ func TestTableIsAFunctionOfTheKeyspace(t *testing.T) {
 					rt.Fatalf("slot of %q is kept for nothing", s.Name)
 				}
 			}
+			members, edges := 0, 0
+			for s := range got.Slots("", "") {
+				if s.Director != nil {
+					members += len(s.Director.Members)
+				}
+				ref, _ := got.names.Get([]byte(s.Name))
+				for range a.views.parents.of(ref) {
+					edges++
+				}
+			}
+			if members != edges || len(a.views.runs) != got.Counts().Directors {
+				rt.Fatalf("%d edges for %d members, %d directors known of %d", edges, members, len(a.views.runs), got.Counts().Directors)
+			}
+			if diff := gocmp.Diff(groupsOf(freshApplier), groupsOf(a)); diff != "" {
+				rt.Fatalf("labels of a fresh node (-) and here (+) differ:\n%s", diff)
+			}
 			if live+len(a.free)+1 != len(a.refs) {
 				rt.Fatalf("%d slots live, %d free, of %d", live, len(a.free), len(a.refs)-1)
 			}
@@ -223,10 +345,33 @@ func TestTableIsAFunctionOfTheKeyspace(t *testing.T) {
 			all.Deletes = append(all.Deletes, key)
 		}
 		end := a.Apply(all)
-		if pools.Pools() != 0 || len(a.users) != 0 || len(a.losers) != 0 || a.Leaving() != 0 || end.Digest() != (Digest{}) || end.Counts() != (Counts{}) {
+		if pools.Pools() != 0 || len(a.users) != 0 || len(a.groups) != 0 || len(a.sticky) != 0 || len(a.views.runs) != 0 || len(a.losers) != 0 || a.Leaving() != 0 || end.Digest() != (Digest{}) || end.Counts() != (Counts{}) {
 			rt.Fatalf("after all is deleted: %d pools, users %v, losers %v, digest %v, counts %+v", pools.Pools(), a.users, a.losers, end.Digest(), end.Counts())
 		}
 	})
+}
+
+// withoutViews leaves out what changes with health.
+func (p picture) withoutViews() picture {
+	names := make(map[string]string)
+	for name, text := range p.Names {
+		names[name], _, _ = strings.Cut(text, "; ready")
+	}
+	p.Names = names
+	return p
+}
+
+// groupsOf are the backends by their labels. Where directors are depends on what came
+// first.
+func groupsOf(a *Applier) map[string][]string {
+	all := map[string][]string{}
+	for key, g := range a.groups {
+		for ref := range g.backends {
+			all[key] = append(all[key], a.Current().Slot(ref).Name)
+		}
+		slices.Sort(all[key])
+	}
+	return all
 }
 
 func mentioned(t *Table, name string) bool {

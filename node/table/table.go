@@ -102,6 +102,8 @@ type Table struct {
 	fallback Ref         // the default rule's answer
 	counts   Counts
 	views    *views
+
+	needsSecret bool
 }
 
 // Definition is a definition that only others refer to.
@@ -136,6 +138,10 @@ func (t *Table) Digest() Digest { return t.digest }
 
 // Counts are the table's sizes.
 func (t *Table) Counts() Counts { return t.counts }
+
+// NeedsSecret says whether a director has a cookie, but the fleet no secret: then no
+// cookies are set. Where the key holds an invalid value, it is among Rejected.
+func (t *Table) NeedsSecret() bool { return t.needsSecret }
 
 // Slot returns what is known under ref; nil for 0 and for a free slot.
 func (t *Table) Slot(ref Ref) *Slot { return t.slots.at(ref) }

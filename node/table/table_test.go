@@ -332,4 +332,3 @@ func TestPickReturnsNoBackendForADanglingName(t *testing.T) {
 		t.Errorf("a route to a missing name gave %v, want %v", err, balancer.ErrNoBackend)
 	}
 }
-

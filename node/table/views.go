@@ -2,6 +2,7 @@ package table
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -70,6 +71,22 @@ func (v *views) markLocked(member Ref) {
 	}
 }
 
+// climbLocked has all directors look again from which a director can be reached. Whether
+// it can be chosen depends on who asks, for members that lead back are skipped, and for
+// the depth; so it is not enough to go on where an answer changes.
+func (v *views) climbLocked(ref Ref) {
+	seen := map[Ref]struct{}{ref: {}}
+	for way := []Ref{ref}; len(way) > 0; way = way[1:] {
+		for parent := range v.parents.of(way[0]) {
+			if _, twice := seen[parent]; !twice {
+				seen[parent] = struct{}{}
+				v.addLocked(parent)
+				way = append(way, parent)
+			}
+		}
+	}
+}
+
 // addLocked has a director look at its members again.
 func (v *views) addLocked(ref Ref) {
 	run := v.runs[ref]
@@ -84,12 +101,15 @@ func (v *views) addLocked(ref Ref) {
 	}
 }
 
-// markAll is mark for many.
-func (v *views) markAll(members []Ref) {
+// markAll marks what a new table changes: backends, and directors.
+func (v *views) markAll(backends, directors []Ref) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	for _, m := range members {
-		v.markLocked(m)
+	for _, ref := range backends {
+		v.markLocked(ref)
+	}
+	for _, ref := range directors {
+		v.climbLocked(ref)
 	}
 }
 
@@ -199,13 +219,15 @@ func (v *views) remake(ref Ref) {
 	d.view.Store(w.makeView(ref, d))
 	v.schedule(ref, d)
 	if d.view.Load().differs(old) {
-		v.mark(ref)
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		v.climbLocked(ref)
 	}
 }
 
 // differs says whether those above the director have to look at it again.
 func (v *view) differs(old *view) bool {
-	return v.ready != old.ready || v.Available() != old.Available() || len(v.directors) != len(old.directors)
+	return v.ready != old.ready || !slices.Equal(v.directors, old.directors)
 }
 
 // schedule notes when a director's view is due. It is called with making.
