@@ -274,9 +274,9 @@ type Budget interface {
 	Take() bool
 }
 
-// Limit makes tries of other backends depend on b, and those of the same one but
-// the first. b is asked last: what it gives is used. Begin forgets it, and
-// then there is no such limit.
+// Limit makes tries of other backends depend on b. It is asked last: what it gives is
+// used. Repeats to the same backend, of what it has not looked at, are few and
+// free. Begin forgets b, and then there is no such limit.
 func (x *Exchange) Limit(b Budget) { x.budget = b }
 
 // Picked reports the chosen backend.

@@ -97,8 +97,7 @@ type Failure struct {
 
 // maxRefusals is how many times a request goes to the same backend again because
 // it was not processed: once for a connection that was just closing, once more
-// for bad luck, if the budget allows it. A backend that goes on refusing has enough
-// to do.
+// for bad luck. A backend that goes on refusing has enough to do.
 const maxRefusals = 2
 
 // Failed reports a failure at whatever stage. The connection to the backend, if
@@ -130,7 +129,7 @@ func (x *Exchange) Failed(f Failure) Step {
 // look at the request; or a reused connection may have been closed at the very
 // moment it was taken, which is nobody's fault.
 func (x *Exchange) again(f Failure) bool {
-	if f.Unprocessed && x.refusals < maxRefusals && !x.bodyGone && !x.interim && (x.refusals == 0 || x.afford()) {
+	if f.Unprocessed && x.refusals < maxRefusals && !x.bodyGone && !x.interim {
 		x.refusals++
 		return true
 	}

@@ -36,10 +36,10 @@ func TestRetryBudgetIsAskedLast(t *testing.T) {
 		{"none", plainGet, 3, Failure{Kind: Refused}, 0, []Step{Reply}, 1},
 		{"no retries", plainGet, 0, Failure{Kind: Refused}, 5, []Step{Reply}, 0},
 		{"a POST that may have been looked at", post, 3, Failure{Kind: Closed}, 5, []Step{Reply}, 0},
-		{"a POST that surely was not", post, 1, Failure{Kind: Closed, Unprocessed: true}, 5, []Step{Connect, Connect, Pick, Reply}, 2},
+		{"a POST that surely was not", post, 1, Failure{Kind: Closed, Unprocessed: true}, 5, []Step{Connect, Connect, Pick, Reply}, 1},
 		{"no backend", plainGet, 3, Failure{Kind: NoBackend}, 5, []Step{Reply}, 0},
 		{"gone", plainGet, 3, Failure{Kind: ClientGone}, 5, []Step{Cut}, 0},
-		{"refused by the same backend once, whatever the budget", plainGet, 0, Failure{Kind: Closed, Unprocessed: true}, 0, []Step{Connect, Reply}, 1},
+		{"repeats are free", plainGet, 0, Failure{Kind: Closed, Unprocessed: true}, 0, []Step{Connect, Connect, Reply}, 0},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()

@@ -168,11 +168,7 @@ func (c *client) finishBackend() {
 		c.stopUpload()
 		reuse = reuse && u.complete
 	}
-	outcome := table.Good
-	if s := c.answer.Status; s >= 500 && s != 501 && s != 505 {
-		outcome = table.Bad
-	}
-	c.ask.Done(outcome, 0, c.p.now())
+	c.tell(c.outcome.after(exchange.None))
 	if class := c.answer.Status/100 - 1; class < len(c.picked.Runtime.Responses) {
 		c.picked.Runtime.Responses[class].Add(1)
 	}
@@ -181,6 +177,7 @@ func (c *client) finishBackend() {
 
 // dropBackend gives connection and slot back.
 func (c *client) dropBackend(reuse bool) {
+	c.tell(table.Unknown) // unless it is told already: after a panic
 	waited := c.endWait()
 	if link := c.link; link != nil {
 		c.link = nil

@@ -45,6 +45,7 @@ type try struct {
 	// answerEnded: the backend closed, which is the end of the answer's body.
 	answerEnded bool
 	status      int // of the answer, 0: none yet
+	outcome     outcome
 }
 
 // begin prepares for the request whose head was received: it takes what is there
@@ -222,11 +223,14 @@ func (c *client) route() exchange.Step {
 		return c.x.Failed(exchange.Failure{Kind: exchange.NoBackend})
 	}
 	c.ask.Begin(&c.request, c.x.Client(), c.began)
+	c.x.Limit(budget{c})
 	taken, ref, err := c.table.Match(&c.ask)
 	c.taken = taken
 	var failed *route.ConditionError
 	switch {
 	case errors.As(err, &failed):
+		c.shard.conditions.Add(1)
+		c.cause = err.Error()
 		return c.x.Failed(exchange.Failure{Kind: exchange.Internal, Text: "the route's condition cannot be computed"})
 	case err != nil:
 		return c.x.Failed(exchange.Failure{Kind: exchange.BadRequest, Text: "the path is not valid"})
@@ -247,7 +251,14 @@ func (c *client) pick() exchange.Step {
 		return c.x.Failed(exchange.Failure{Kind: exchange.NoBackend})
 	}
 	c.picked = b
+	c.outcome = outcome{due: true, timed: c.ask.Timed()}
+	if c.outcome.timed {
+		c.outcome.began = c.p.now()
+	}
 	step := c.x.Picked(b.Def)
+	if cookie, value, ok := c.ask.Cookie(); ok {
+		c.x.SetCookie(cookie, value)
+	}
 	c.timeouts = c.x.Timeouts()
 	return step
 }
@@ -348,6 +359,7 @@ var connectKinds = [...]exchange.Kind{
 func (c *client) send() exchange.Step {
 	x := &c.x
 	c.begun = false
+	c.outcome.send(c)
 	if c.back.b == nil {
 		c.back.take()
 	}
@@ -463,6 +475,7 @@ func (c *client) answered() exchange.Step {
 		c.x.BodyRead()
 	}
 	c.closeIfDraining()
+	c.outcome.head(c)
 	step := c.x.Answered(&c.answer)
 	if step == exchange.Reply || step == exchange.Cut || step == exchange.Pick || step == exchange.Connect {
 		c.failed(step, exchange.BadAnswer)
@@ -541,14 +554,12 @@ func (c *client) fail(f exchange.Failure) exchange.Step {
 // failed cleans up after a failure that leads to step.
 func (c *client) failed(step exchange.Step, kind exchange.Kind) {
 	c.stopUpload()
-	outcome := table.Unknown
 	if kind.Backend() {
 		c.picked.Runtime.Failures.Add(1)
-		outcome = table.Bad
 	}
 	c.discard()
 	if step != exchange.Connect {
-		c.ask.Done(outcome, 0, c.p.now())
+		c.tell(c.outcome.after(kind))
 	}
 	switch step {
 	case exchange.Connect:

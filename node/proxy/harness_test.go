@@ -53,7 +53,9 @@ func newRigOver(t testing.TB, pools pool.Config, c Config, defs definitions) *ri
 	r.applier = table.NewApplier(r.pools)
 	r.apply(defs)
 	c.Table = r.applier.Current
-	c.Logger = slog.New(alarmed{slog.DiscardHandler, t})
+	if c.Logger == nil {
+		c.Logger = slog.New(alarmed{slog.DiscardHandler, t})
+	}
 	if err := c.Validate(); err != nil {
 		t.Fatal(err)
 	}

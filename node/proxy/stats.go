@@ -18,6 +18,10 @@ type shard struct {
 	requests [6]atomic.Uint64 // by class of the answer; [0]: none was sent
 	failures [exchange.Kinds]atomic.Uint64
 	retries  atomic.Uint64
+	// Retries that the budget refused, and routes' conditions that failed.
+	refused, conditions atomic.Uint64
+	outcomes            [3]atomic.Uint64 // by table.Outcome
+
 	received atomic.Uint64
 	sent     atomic.Uint64
 	// of connections:
@@ -43,6 +47,14 @@ type Stats struct {
 	// Failures by exchange.Kind.
 	Failures [exchange.Kinds]uint64
 	Retries  uint64 // requests sent once more, to the same or another backend
+	// RetriesRefused are those that were not sent once more for want of budget.
+	RetriesRefused uint64
+	// Conditions are requests answered 500 because the condition of their route could
+	// not be computed.
+	Conditions uint64
+	// Outcomes, by table.Outcome, are what the table was told of the backends that it
+	// chose: one for each choice, so retries of another backend count again.
+	Outcomes [3]uint64
 	Received uint64 // bytes from clients
 	Sent     uint64 // bytes to clients
 	// Latency is of whole requests, from the head received to the answer's last
@@ -110,6 +122,8 @@ func (p *Proxy) Stats() Stats {
 		s.BadTLS += sh.handshakesFailed.Load()
 		s.HTTP2 += sh.http2.Load()
 		s.Retries += sh.retries.Load()
+		s.RetriesRefused += sh.refused.Load()
+		s.Conditions += sh.conditions.Load()
 		s.Received += sh.received.Load()
 		s.Sent += sh.sent.Load()
 		micros += sh.micros.Load()
@@ -118,6 +132,9 @@ func (p *Proxy) Stats() Stats {
 		}
 		for j := range sh.failures {
 			s.Failures[j] += sh.failures[j].Load()
+		}
+		for j := range sh.outcomes {
+			s.Outcomes[j] += sh.outcomes[j].Load()
 		}
 		for j := range sh.latencies {
 			s.Latency.Buckets[j] += sh.latencies[j].Load()

@@ -7,8 +7,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"roster/exchange"
 	"roster/http1"
-	"roster/node/table"
 	"roster/pool"
 )
 
@@ -18,6 +18,7 @@ import (
 func (c *client) tunnel() {
 	c.status = c.x.Response.Status
 	c.keepEntry()
+	c.tell(c.outcome.after(exchange.None)) // what follows is the two sides' own affair
 	link := c.link
 	out := http1.AppendResponse(c.out[:0], &c.x.Response, c.x.ClientMinor())
 	c.out = append(out, c.back.unread()...)
@@ -38,7 +39,6 @@ func (c *client) tunnel() {
 		c.copyBothWays(link)
 	}
 	c.conn.Close()
-	c.ask.Done(table.Good, 0, c.p.now())
 	c.dropBackend(false)
 	c.picked.Runtime.Responses[0].Add(1)
 	c.account()
