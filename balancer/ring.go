@@ -160,7 +160,9 @@ func (r *ring) merge(was *ring, to []int32, joined []point, n int) {
 }
 
 // lookup is the index of the first point not below key; above the last point it is
-// the last one, without going round, as in Varnish's code.
+// the last one, without going round, as in Varnish's code. (To start where the key
+// should be, as points are spread evenly, saved a quarter of 200 ns among 670,000
+// points and nothing else: not worth its lines.)
 func (r *ring) lookup(key uint32) int {
 	i, _ := slices.BinarySearch(r.points, key)
 	return min(i, len(r.points)-1)

@@ -84,3 +84,26 @@ func TestAChangeOfHealthKeepsTheRing(t *testing.T) {
 		t.Error("the ring was kept though replicas changed")
 	}
 }
+
+func TestLookupIsTheFirstPointNotBelowTheKey(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		bound := rapid.SampledFrom([]uint32{50, 1 << 16, 1<<32 - 1}).Draw(t, "bound")
+		points := rapid.SliceOfN(rapid.Uint32Range(0, bound), 1, 300).Draw(t, "points")
+		slices.Sort(points)
+		r := &ring{points: points}
+		for range 20 {
+			key := rapid.OneOf(rapid.Uint32(), rapid.Uint32Range(0, 60), rapid.SampledFrom(points)).Draw(t, "key")
+			want := len(points) - 1
+			for i, p := range points {
+				if p >= key {
+					want = i
+					break
+				}
+			}
+			if got := r.lookup(key); got != want {
+				t.Fatalf("lookup(%d) in %v is %d, want %d", key, points, got, want)
+			}
+		}
+	})
+}
