@@ -35,7 +35,7 @@ func run(ctx context.Context, args []string, s streams, env func(string) (string
 	root := rootCommand(s, func(flags *pflag.FlagSet) error {
 		begun = true
 		// What a command is to do is said each time, and never by the environment.
-		return settings.FromEnv(flags, env, "file", "dry-run", "if-revision", "revision", "backend")
+		return settings.FromEnv(flags, env, "file", "apply", "dry-run", "if-revision", "revision", "backend")
 	})
 	root.SetArgs(args)
 	root.SetIn(s.in)
@@ -90,6 +90,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 invalid definition, 4 conflict,
 	})
 	root.AddCommand(
 		nodeCommand(s), putCommand(s), getCommand(s), deleteCommand(s), applyCommand(s), validateCommand(s),
+		importVCLCommand(s), exportCommand(s),
 		statusCommand(s), probeCommand(s), healthcheckCommand(), originCommand(s), versionCommand(s), manCommand(s),
 	)
 	root.InitDefaultCompletionCmd()
