@@ -226,14 +226,8 @@ func (c *client) route() exchange.Step {
 	c.x.Limit(budget{c})
 	taken, ref, err := c.table.Match(&c.ask)
 	c.taken = taken
-	var failed *route.ConditionError
-	switch {
-	case errors.As(err, &failed):
-		c.shard.conditions.Add(1)
-		c.cause = err.Error()
-		return c.x.Failed(exchange.Failure{Kind: exchange.Internal, Text: "the route's condition cannot be computed"})
-	case err != nil:
-		return c.x.Failed(exchange.Failure{Kind: exchange.BadRequest, Text: "the path is not valid"})
+	if err != nil {
+		return c.x.Failed(c.notRouted(err))
 	}
 	c.ref = ref
 	var def *store.Route
@@ -241,6 +235,18 @@ func (c *client) route() exchange.Step {
 		def = taken.Def
 	}
 	return c.x.Routed(def, c.table.Revision())
+}
+
+// notRouted says why there is no route.
+func (c *client) notRouted(err error) exchange.Failure {
+	var failed *route.ConditionError
+	if !errors.As(err, &failed) {
+		return exchange.Failure{Kind: exchange.BadRequest, Text: "the path is not valid"}
+	}
+	// The client is not told what the condition is about, the access log is.
+	c.shard.conditions.Add(1)
+	c.cause = err.Error()
+	return exchange.Failure{Kind: exchange.Internal, Text: "the route's condition cannot be computed"}
 }
 
 // pick asks the table for a backend.
