@@ -89,6 +89,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 invalid definition, 4 conflict,
 		return usage("%w; %s --help lists the flags", err, cmd.CommandPath())
 	})
 	root.AddCommand(
+		schemaCommand(s),
 		nodeCommand(s), putCommand(s), getCommand(s), deleteCommand(s), applyCommand(s), validateCommand(s),
 		importVCLCommand(s), exportCommand(s),
 		statusCommand(s), probeCommand(s), healthcheckCommand(), originCommand(s), versionCommand(s), manCommand(s),
