@@ -3,6 +3,8 @@ package balancer_test
 import (
 	"math"
 	"math/rand/v2"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -102,6 +104,28 @@ func TestRoundRobinTakesExactTurns(t *testing.T) {
 	for i := range want {
 		if got[i] != want[i] {
 			t.Fatalf("turns are %v, want %v", got, want)
+		}
+	}
+}
+
+func TestRoundRobinIsEvenAmongConcurrentCallers(t *testing.T) {
+	t.Parallel()
+	const callers, each = 8, 1000
+	members, health := many(4)
+	view := new(balancer.State).View(director(store.RoundRobin), members, health, nil, 0)
+	var got [4]atomic.Int64
+	var wg sync.WaitGroup
+	for range callers {
+		wg.Go(func() {
+			for range each {
+				got[view.Pick(&balancer.Query{}, health)].Add(1)
+			}
+		})
+	}
+	wg.Wait()
+	for i := range got {
+		if n := got[i].Load(); n != callers*each/4 {
+			t.Errorf("member %d was picked %d times, want %d", i, n, callers*each/4)
 		}
 	}
 }
