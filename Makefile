@@ -13,7 +13,7 @@ build: export CGO_ENABLED := 0
 test e2e: export CGO_ENABLED := $(if $(CC_FOUND),1,0)
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test check fmt lint bench bench-peers fuzz e2e
+.PHONY: help build run test check fmt lint bench bench-peers fuzz e2e man deb
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,3 +54,9 @@ fuzz: ## Run every fuzz target for FUZZTIME (10s, or a number of inputs: 5000x)
 
 e2e: ## Run the end-to-end tests: the built binary, real etcd, real sockets
 	$(GO) test -count=1 $(RACE) -timeout 20m ./e2e/...
+
+man: build ## Write the man pages to bin/man
+	@$(BIN) man bin/man
+
+deb: build ## Make a Debian package of bin/roster in bin/; it needs dpkg-deb
+	@deploy/debian/build $(BIN) "$(VERSION)" bin

@@ -4,6 +4,7 @@ package deploy_test
 
 import (
 	"encoding/json"
+	"log"
 	"maps"
 	"os"
 	"path/filepath"
@@ -17,7 +18,19 @@ import (
 	"roster/e2e/harness"
 )
 
-func TestMain(m *testing.M) { os.Exit(harness.Main(m)) }
+// built is a folder for what is built once, and removed in the end.
+var built string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "roster-deploy-")
+	if err != nil {
+		log.Fatal(err)
+	}
+	built = dir
+	code := harness.Main(m)
+	os.RemoveAll(dir)
+	os.Exit(code)
+}
 
 // metrics are the names of series that docs/METRICS.md lists, which a test of package node
 // holds to what is exported.
