@@ -109,11 +109,11 @@ func BenchmarkRing(b *testing.B) {
 
 func BenchmarkHash(b *testing.B) {
 	for _, n := range []int{20, 1000} {
-		url := string(make([]byte, n))
+		url := make([]byte, n)
 		b.Run(fmt.Sprintf("bytes=%d", n), func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				balancer.HashString(url)
+				balancer.Hash(url)
 			}
 		})
 	}

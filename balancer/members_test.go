@@ -62,7 +62,7 @@ func counts(t *testing.T, view *balancer.View, m balancer.Members, members, n in
 	t.Helper()
 	got := make([]int, members)
 	for i := range n {
-		at := view.Pick(&balancer.Query{Key: balancer.HashString(fmt.Sprint("/", i)), Now: now}, m)
+		at := view.Pick(&balancer.Query{Key: balancer.Hash(fmt.Append(nil, "/", i)), Now: now}, m)
 		if at < 0 {
 			t.Fatalf("pick %d found none", i)
 		}

@@ -2,7 +2,6 @@ package balancer
 
 import (
 	"cmp"
-	"crypto/sha256"
 	"math"
 	"slices"
 	"strconv"
@@ -114,8 +113,7 @@ func (r *ring) fresh(kept set) []point {
 		}
 		ident = append(ident[:0], r.names[i]...)
 		for j := range int64(count) {
-			sum := fold(sha256.Sum256(strconv.AppendInt(ident, j, 10)))
-			points = append(points, point(sum)<<32|point(i))
+			points = append(points, point(Hash(strconv.AppendInt(ident, j, 10)))<<32|point(i))
 		}
 	}
 	slices.Sort(points)
