@@ -92,7 +92,7 @@ func (v *Verdict) judge(q *Query) {
 		v.Field, v.Got, v.Want = "client", addressOf(q.in.Client), anyOf(m.Client)
 	case header:
 		p := &v.Route.headers[n]
-		v.Field, v.Want = "header."+p.name, anyOf(p.want)
+		v.Field, v.Want = "header."+p.name, anyOf(p.want())
 		var got []string
 		for _, f := range q.in.Request.Fields {
 			if len(f.Name) == len(p.name) && equalFold(f.Name, p.name) {
@@ -102,7 +102,7 @@ func (v *Verdict) judge(q *Query) {
 		v.Got = strings.Join(got, ", ")
 	case param:
 		p := &v.Route.params[n]
-		v.Field, v.Want = "query."+p.name, anyOf(p.want)
+		v.Field, v.Want = "query."+p.name, anyOf(p.want())
 		var got []string
 		for one := range bytes.SplitSeq(q.in.Query, []byte{'&'}) {
 			if name, value, _ := bytes.Cut(one, []byte{'='}); len(one) > 0 && unescapes(name, p.name) {

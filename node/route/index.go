@@ -75,13 +75,7 @@ func (e *Edit) Add(r *Route) {
 	}
 	e.ix.names = e.ix.names.set(r, named(r.Name), e.id)
 	e.count(r.priority, 1)
-	e.each(r, func(h *host, path string, prefix bool) {
-		if path == "" {
-			h.any = h.any.set(r, e.id)
-		} else {
-			h.paths = h.paths.set(path, prefix, r, e.id)
-		}
-	})
+	e.each(r, func(h *host, path string, prefix bool) { h.set(path, prefix, r, e.id) })
 }
 
 // Remove removes a route, if it is the one of its name.
@@ -91,13 +85,7 @@ func (e *Edit) Remove(r *Route) {
 	}
 	e.ix.names = e.ix.names.remove(named(r.Name), e.id)
 	e.count(r.priority, -1)
-	e.each(r, func(h *host, path string, prefix bool) {
-		if path == "" {
-			h.any = h.any.remove(r, e.id)
-		} else {
-			h.paths = h.paths.remove(path, prefix, r, e.id)
-		}
-	})
+	e.each(r, func(h *host, path string, prefix bool) { h.remove(path, prefix, r, e.id) })
 }
 
 func (e *Edit) count(priority, by int) {

@@ -1,10 +1,6 @@
 package route
 
-import (
-	"bytes"
-	"strings"
-	"testing"
-)
+import "testing"
 
 func TestNormalize(t *testing.T) {
 	t.Parallel()
@@ -44,34 +40,4 @@ func TestNormalize(t *testing.T) {
 			t.Errorf("Normalize(%q) = %q, %v, want %q", path, got, err, want)
 		}
 	}
-}
-
-// What is normal stays as it is, has no dots or empty segments left, and no
-// other spelling of an unreserved octet.
-func FuzzNormalize(f *testing.F) {
-	for _, s := range []string{"/", "/a/../b", "/%2e%2e", "/a//./b/..", "/%252e", "*", "/%2f%2F//", "/..%2f"} {
-		f.Add([]byte(s))
-	}
-	f.Fuzz(func(t *testing.T, path []byte) {
-		given := bytes.Clone(path)
-		got, err := Normalize(nil, path)
-		if !bytes.Equal(given, path) {
-			t.Fatalf("%q was changed to %q", given, path)
-		}
-		if err != nil || string(got) == "*" {
-			return
-		}
-		again, err := Normalize(nil, got)
-		if err != nil || !bytes.Equal(again, got) {
-			t.Fatalf("%q is %q, and that is %q, %v", path, got, again, err)
-		}
-		if got[0] != '/' || bytes.Contains(got, []byte("//")) || bytes.IndexByte(got, 0) >= 0 {
-			t.Fatalf("%q is %q", path, got)
-		}
-		for seg := range strings.SplitSeq(string(got), "/") {
-			if seg == "." || seg == ".." {
-				t.Fatalf("%q is %q", path, got)
-			}
-		}
-	})
 }

@@ -21,6 +21,9 @@ type fork struct {
 	kids  []*paths
 }
 
+// empty says whether there is nothing at and below p.
+func (p *paths) empty() bool { return p.fork == nil && p.exact.empty() && p.below.empty() }
+
 // own returns p, or a copy where p may not be changed. A fork is its node's.
 func (p *paths) own(edit uint64) *paths {
 	if p.edit == edit {

@@ -108,8 +108,10 @@ func (w *walk) next() *host {
 		if skip := len(w.host) - longestHost - 1; skip > w.at { // and no request makes us hash 16,000 suffixes
 			w.at = skip
 		}
-		if h := w.ix.exact.lookup(w.host); h != nil {
-			return h
+		if len(w.host) <= longestHost {
+			if h := w.ix.exact.get(w.host); h != nil {
+				return h
+			}
 		}
 	}
 	if w.step == 1 && w.ix.wild != nil {
@@ -128,13 +130,6 @@ func (w *walk) next() *host {
 		return w.ix.any
 	}
 	return nil
-}
-
-func (t *hosts) lookup(name []byte) *host {
-	if t == nil || len(name) > longestHost {
-		return nil
-	}
-	return t.get(name)
 }
 
 // Match finds the route that the request takes; nil if there is none. The error

@@ -13,23 +13,24 @@ import (
 
 // Route is one route, ready to be matched. It never changes.
 type Route struct {
-	// What most requests read comes first: 64 bytes.
+	// What requests read of routes that they do not take comes first: 64 bytes.
 	Name     string
 	Def      *store.Route
 	Target   uint32 // whatever the caller knows the backend by
-	bare     bool   // nothing is asked for but host and path
+	asks     aspects
 	priority int
+	headers  []pair
+
+	params  []pair
+	regexps []*regexp.Regexp
 
 	CreateRevision, ModRevision int64
-
-	regexps         []*regexp.Regexp
-	headers, params []pair
 }
 
-// pair is a name with the values wanted of it.
+// pair is a name with the values wanted of it: any of them, "*" for any at all.
 type pair struct {
-	name string
-	want []string // any of; "*" is any
+	name, first string
+	more        []string
 }
 
 // New makes a route of a definition that store has decoded. target is kept for
@@ -41,17 +42,33 @@ func New(name string, def *store.Route, create, mod int64, target uint32) *Route
 		r.regexps = append(r.regexps, regexp.MustCompile(p)) // store has compiled it once
 	}
 	r.headers, r.params = pairs(m.Header), pairs(m.Query)
-	r.bare = def.When == "" && len(r.regexps)+len(m.Method)+len(m.Client)+len(r.headers)+len(r.params) == 0
+	r.ask(method, len(m.Method))
+	r.ask(client, len(m.Client))
+	r.ask(header, len(r.headers))
+	r.ask(param, len(r.params))
+	r.ask(pathRegex, len(r.regexps))
+	r.ask(when, len(def.When))
 	return r
 }
 
+func (r *Route) ask(what aspect, n int) {
+	if n > 0 {
+		r.asks |= 1 << what
+	}
+}
+
+// pairs puts what is compared next to each other in memory: with 10,000 routes
+// that no index tells apart, each pointer that is followed is a wait.
 func pairs(all map[string][]string) []pair {
 	var list []pair
 	for _, name := range slices.Sorted(maps.Keys(all)) {
-		list = append(list, pair{name, all[name]})
+		joined := name + all[name][0]
+		list = append(list, pair{joined[:len(name)], joined[len(name):], all[name][1:]})
 	}
 	return list
 }
+
+func (p *pair) want() []string { return append([]string{p.first}, p.more...) }
 
 // ConditionError says that the condition of a route could not be computed. The
 // answer is 500: to go on as if the route had none would widen it.
@@ -66,8 +83,12 @@ func (e *ConditionError) Error() string {
 
 func (e *ConditionError) Unwrap() error { return e.Err }
 
-// aspect is what a route asks for besides host and path.
-type aspect uint8
+// aspect is what a route asks for besides host and path; aspects are a set of
+// them.
+type (
+	aspect  uint8
+	aspects uint8
+)
 
 const (
 	nothing aspect = iota
@@ -79,17 +100,18 @@ const (
 	when
 )
 
+func (a aspects) has(what aspect) bool { return a&(1<<what) != 0 }
+
 // refuses returns the first aspect of a request that is not what the route asks
 // for, cheap ones first; nothing where all are. The error is when's.
 func (r *Route) refuses(q *Query) (what aspect, n int, err error) {
-	if r.bare {
+	if r.asks == 0 {
 		return nothing, 0, nil
 	}
-	m := &r.Def.Match
-	if len(m.Method) > 0 && !slices.ContainsFunc(m.Method, func(s string) bool { return s == string(q.in.Request.Method) }) {
+	if r.asks.has(method) && !slices.ContainsFunc(r.Def.Match.Method, func(s string) bool { return s == string(q.in.Request.Method) }) {
 		return method, 0, nil
 	}
-	if len(m.Client) > 0 && !slices.ContainsFunc(m.Client, func(p netip.Prefix) bool { return p.Contains(q.in.Client) }) {
+	if r.asks.has(client) && !slices.ContainsFunc(r.Def.Match.Client, func(p netip.Prefix) bool { return p.Contains(q.in.Client) }) {
 		return client, 0, nil
 	}
 	for i := range r.headers {
@@ -97,15 +119,17 @@ func (r *Route) refuses(q *Query) (what aspect, n int, err error) {
 			return header, i, nil
 		}
 	}
-	for i := range r.params {
-		if !q.param(&r.params[i]) {
-			return param, i, nil
+	if r.asks.has(param) {
+		for i := range r.params {
+			if !q.param(&r.params[i]) {
+				return param, i, nil
+			}
 		}
 	}
-	if len(r.regexps) > 0 && !slices.ContainsFunc(r.regexps, func(x *regexp.Regexp) bool { return x.Match(q.in.Path) }) {
+	if r.asks.has(pathRegex) && !slices.ContainsFunc(r.regexps, func(x *regexp.Regexp) bool { return x.Match(q.in.Path) }) {
 		return pathRegex, 0, nil
 	}
-	if r.Def.When == "" {
+	if !r.asks.has(when) {
 		return nothing, 0, nil
 	}
 	holds, err := r.Def.Condition.Eval(&q.in)
@@ -118,7 +142,7 @@ func (r *Route) refuses(q *Query) (what aspect, n int, err error) {
 func (q *Query) header(p *pair) bool {
 	fields := q.in.Request.Fields
 	for i := range fields {
-		if f := &fields[i]; len(f.Name) == len(p.name) && equalFold(f.Name, p.name) && among(p.want, f.Value, false) {
+		if f := &fields[i]; len(f.Name) == len(p.name) && equalFold(f.Name, p.name) && p.wants(f.Value, false) {
 			return true
 		}
 	}
@@ -130,21 +154,28 @@ func (q *Query) param(p *pair) bool {
 		var one []byte
 		one, rest, _ = bytes.Cut(rest, []byte{'&'})
 		name, value, _ := bytes.Cut(one, []byte{'='})
-		if unescapes(name, p.name) && among(p.want, value, true) {
+		if unescapes(name, p.name) && p.wants(value, true) {
 			return true
 		}
 	}
 	return false
 }
 
-// among says whether a value is one of those wanted.
-func among(want []string, value []byte, escaped bool) bool {
-	for _, w := range want {
-		if w == "*" || !escaped && w == string(value) || escaped && unescapes(value, w) {
+// wants says whether a value is one of those wanted.
+func (p *pair) wants(value []byte, escaped bool) bool {
+	if is(p.first, value, escaped) {
+		return true
+	}
+	for _, w := range p.more {
+		if is(w, value, escaped) {
 			return true
 		}
 	}
 	return false
+}
+
+func is(want string, value []byte, escaped bool) bool {
+	return want == "*" || !escaped && want == string(value) || escaped && unescapes(value, want)
 }
 
 // equalFold compares a field's name with one in lower case, as long.
