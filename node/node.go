@@ -70,10 +70,13 @@ type Node struct {
 	health   *healthLog
 	events   admin.Events
 	draining atomic.Bool
-	started  time.Time
-	presence *presence.Keeper
-	drains   drains
-	listed   atomic.Int64 // revision of the newest list that is applied
+
+	secretNeeded chan struct{}          // holds one value
+	noSecret     atomic.Pointer[string] // why there is none
+	started      time.Time
+	presence     *presence.Keeper
+	drains       drains
+	listed       atomic.Int64 // revision of the newest list that is applied
 
 	applySeconds prometheus.Histogram
 }
@@ -83,7 +86,7 @@ func New(c Config) (*Node, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
-	return &Node{config: c.withDefaults(), started: time.Now(), applied: make(chan struct{}), ready: make(chan struct{}), applySeconds: newApplySeconds()}, nil
+	return &Node{config: c.withDefaults(), started: time.Now(), applied: make(chan struct{}), ready: make(chan struct{}), secretNeeded: make(chan struct{}, 1), applySeconds: newApplySeconds()}, nil
 }
 
 // Run serves until ctx ends and then drains: the node is not ready, after
@@ -154,6 +157,7 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.ask(gctx) })
 	g.Go(func() error { return n.apply(gctx) })
 	g.Go(func() error { return n.applier.Run(gctx) })
+	g.Go(func() error { return n.makeSecret(gctx) })
 	if n.certs != nil {
 		g.Go(func() error { return n.certs.Run(gctx) })
 	}
@@ -388,6 +392,7 @@ func (n *Node) apply(ctx context.Context) error {
 		took := time.Since(change.Received)
 		n.applySeconds.Observe(took.Seconds())
 		n.events.Applied(change, t)
+		n.needSecret()
 		n.overrides(change, old)
 		if first {
 			close(n.applied)
@@ -511,6 +516,7 @@ func (n *Node) Status() admin.Status {
 	}
 	s.Counts.Probers = n.probers.Stats().Probers
 	s.Describe(t)
+	s.Warnings = append(n.secretWarnings(), s.Warnings...)
 	return s
 }
 
