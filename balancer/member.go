@@ -24,8 +24,9 @@ type Members interface {
 	// request. Weights are not its business.
 	Available(i int) bool
 	// Present says whether the member may be chosen where health does not count
-	// (panic, shard's healthy=ignore): it is there, not refused by an operator and,
-	// in Pick, not tried before by this request. What is Available is Present.
+	// (panic, shard's healthy=ignore): it is there, be it sick or ejected, not
+	// refused by an operator and, in Pick, not tried before by this request. What is
+	// Available is Present.
 	Present(i int) bool
 	// Active is the number of requests in progress there or queued for it.
 	Active(i int) int
