@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -147,6 +148,45 @@ func TestImportVCLAppliesAndExportGivesItBack(t *testing.T) {
 		exported := do("", "export", "--format", format)
 		if got := do(exported.out, "apply", "-f", "-", "--dry-run"); got.out != "0 to create, 0 to change, 7 unchanged; nothing was written\n" {
 			t.Errorf("%s: %s", format, got.out)
+		}
+	}
+}
+
+// The commands in docs/VARNISH.md are what roster takes, and its notes what it says.
+func TestVarnishPageHasCommandsAndNotes(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("../../docs/VARNISH.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	puts := regexp.MustCompile(`(?m)^roster (put .*)$`).FindAllSubmatch(page, -1)
+	if len(puts) < 4 {
+		t.Errorf("%d commands that put, want 4", len(puts))
+	}
+	for _, put := range puts {
+		if got := try(t, nil, "", append(strings.Fields(strings.ReplaceAll(string(put[1]), "'", "")), "--dry-run")...); got.code != exitDone {
+			t.Errorf("roster %s: %+v", put[1], got)
+		}
+	}
+	etcd := storetest.Etcd(t)
+	env := map[string]string{"ROSTER_ETCD": etcd.Endpoint()}
+	imports := regexp.MustCompile(`(?m)^roster ((?:import-vcl|export)[^>\n]*)`).FindAllSubmatch(page, -1)
+	if len(imports) < 4 {
+		t.Errorf("%d commands that import and export, want 4", len(imports))
+	}
+	for _, command := range imports {
+		line := strings.ReplaceAll(string(command[1]), "/etc/varnish/default.vcl", "testdata/vcl/site.vcl")
+		if got := try(t, env, "", strings.Fields(line)...); got.code != exitDone {
+			t.Errorf("roster %s: %+v", line, got)
+		}
+	}
+	said := try(t, nil, "", "import-vcl", "testdata/vcl/site.vcl").errors
+	for line := range strings.Lines(said) {
+		if _, note, ok := strings.Cut(line, " note: "); ok {
+			line = note
+		}
+		if !strings.Contains(string(page), strings.TrimSpace(line)) {
+			t.Errorf("the page has not %q", line)
 		}
 	}
 }
