@@ -10,6 +10,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/hashicorp/go-multierror"
 	"github.com/spf13/cobra"
@@ -38,6 +39,7 @@ func completeKind(_ *cobra.Command, args []string, _ string) ([]string, cobra.Sh
 func putCommand(s streams) *cobra.Command {
 	var (
 		c          client
+		w          waiting
 		file       string
 		ifRevision int64
 		dryRun     bool
@@ -51,13 +53,16 @@ Fields are given as FIELD=VALUE. Dots lead into a field: probe.url=/health. A li
 VALUE,VALUE or the field given again. cert, key and tls.ca take @FILE. Or the whole
 definition is given as JSON, or in a file as YAML or JSON.
 
-An invalid definition is not written; all that is wrong with it is reported.`,
+An invalid definition is not written; all that is wrong with it is reported.
+
+` + waitHelp,
 		Example: `  roster put backend web-1 host=10.0.0.7 port=8080
   roster put backend web-2 host=10.0.0.8 probe.url=/health labels.app=web
   roster put director default type=round_robin backends=web-1,web-2
   roster put route java match.host=www.foo.com 'match.path=/java/*' backend=java
   roster put backend web-1 '{"host": "10.0.0.7", "port": 8080}'
   roster put backend web-1 -f web-1.yaml
+  roster put backend web-1 host=10.0.0.9 --wait
   roster put certificate www cert=@www.pem key=@www.key
   roster put health web-1 drain`,
 		Args:              args(2, math.MaxInt, "a kind, a name and a definition"),
@@ -65,6 +70,9 @@ An invalid definition is not written; all that is wrong with it is reported.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			k, err := key(args[0], args[1])
 			if err != nil {
+				return err
+			}
+			if err := w.check(); err != nil {
 				return err
 			}
 			e, err := definition(k, args[2:], file, s.in)
@@ -79,12 +87,15 @@ An invalid definition is not written; all that is wrong with it is reported.`,
 				if _, err := plan.Make(ctx, st, []manifest.Entry{e}); err != nil {
 					return err
 				}
+				began := time.Now()
 				rev, err := st.Put(ctx, k, e.Value, ifRevision)
 				if err != nil {
 					return err
 				}
-				_, err = fmt.Fprintf(s.out, "put %s at revision %d\n", k, rev)
-				return err
+				return w.finish(ctx, s, st, change{
+					began: began, revision: rev, keys: []store.Key{k},
+					text: fmt.Sprintf("put %s at revision %d\n", k, rev),
+				})
 			})
 		},
 	}
@@ -92,6 +103,7 @@ An invalid definition is not written; all that is wrong with it is reported.`,
 	cmd.Flags().StringVarP(&file, "file", "f", "", "file with the definition, YAML or JSON; - is stdin")
 	cmd.Flags().Int64Var(&ifRevision, "if-revision", -1, "write only if the newest value has this revision; 0: only if there is none")
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "validate and write nothing")
+	w.add(cmd)
 	return cmd
 }
 
@@ -284,13 +296,16 @@ func oneOf(flag, value string, values []string) error {
 func deleteCommand(s streams) *cobra.Command {
 	var (
 		c          client
+		w          waiting
 		ifRevision int64
 	)
 	cmd := &cobra.Command{
 		Use:   "delete KIND NAME...",
 		Short: "Delete definitions",
 		Long: `Delete definitions of one kind, all in one transaction. If one of them is not there,
-none is deleted.`,
+none is deleted.
+
+` + waitHelp,
 		Example: `  roster delete backend web-1
   roster delete backends web-1 web-2
   roster delete backend web-1 --if-revision 42`,
@@ -304,6 +319,9 @@ none is deleted.`,
 			names := args[1:]
 			if cmd.Flags().Changed("if-revision") && len(names) > 1 {
 				return usage("--if-revision is for one name, and %d are given", len(names))
+			}
+			if err := w.check(); err != nil {
+				return err
 			}
 			return c.do(cmd.Context(), func(ctx context.Context, st *store.Store) error {
 				var ops []store.Op
@@ -326,27 +344,30 @@ none is deleted.`,
 				if missing != nil {
 					return joined(missing)
 				}
+				began := time.Now()
 				rev, err := st.Apply(ctx, ops)
 				if err != nil {
 					return err
 				}
+				done := change{began: began, revision: rev}
 				for _, op := range ops {
-					if _, err := fmt.Fprintf(s.out, "deleted %s at revision %d\n", op.Key, rev); err != nil {
-						return err
-					}
+					done.keys = append(done.keys, op.Key)
+					done.text += fmt.Sprintf("deleted %s at revision %d\n", op.Key, rev)
 				}
-				return nil
+				return w.finish(ctx, s, st, done)
 			})
 		},
 	}
 	c.add(cmd.Flags())
 	cmd.Flags().Int64Var(&ifRevision, "if-revision", -1, "delete only if the newest value has this revision")
+	w.add(cmd)
 	return cmd
 }
 
 func applyCommand(s streams) *cobra.Command {
 	var (
 		c      client
+		w      waiting
 		files  []string
 		dryRun bool
 	)
@@ -365,13 +386,19 @@ A file, YAML or JSON, maps kinds to names to definitions:
     directors:
       default: {type: round_robin, backends: [web-1, web-2]}
 
-If any of them is invalid none is written, and all that is wrong is reported.`,
+If any of them is invalid none is written, and all that is wrong is reported.
+
+` + waitHelp,
 		Example: `  roster apply -f site.yaml
   roster apply -f backends.yaml -f routes.yaml
   roster apply -f conf.d/*.yaml
   roster get backends -o yaml | sed s/8080/8081/ | roster apply -f -
-  roster apply --dry-run -f site.yaml`,
+  roster apply --dry-run -f site.yaml
+  roster apply --wait -f site.yaml`,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := w.check(); err != nil {
+				return err
+			}
 			entries, err := load(append(files, args...), s.in)
 			if err != nil {
 				return err
@@ -381,19 +408,30 @@ If any of them is invalid none is written, and all that is wrong is reported.`,
 				if err != nil {
 					return err
 				}
-				ops := p.Ops()
-				if len(ops) > 0 && !dryRun {
+				if dryRun {
+					return reportPlan(s.out, p, dryRun)
+				}
+				done := change{began: time.Now(), revision: p.Written()} // where there is nothing to write
+				if ops := p.Ops(); len(ops) > 0 {
 					if p.Revision, err = st.Apply(ctx, ops); err != nil {
 						return err
 					}
+					done.revision = p.Revision
+					for _, op := range ops {
+						done.keys = append(done.keys, op.Key)
+					}
 				}
-				return reportPlan(s.out, p, dryRun)
+				var text strings.Builder
+				reportPlan(&text, p, dryRun)
+				done.text = text.String()
+				return w.finish(ctx, s, st, done)
 			})
 		},
 	}
 	c.add(cmd.Flags())
 	cmd.Flags().StringArrayVarP(&files, "file", "f", nil, "file with definitions; - is stdin; may be given again")
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "say what would be written and write nothing")
+	w.add(cmd)
 	return cmd
 }
 

@@ -17,6 +17,7 @@ const (
 	exitInvalid     = 3
 	exitConflict    = 4
 	exitUnavailable = 5
+	exitWaiting     = 6 // --wait timed out
 )
 
 // codeError is an error that ends the program with a code of its own.
@@ -36,6 +37,11 @@ func withCode(code int, err error) error {
 	return &codeError{code, err}
 }
 
+// endedError is the exit code of a program that ran in our place. Nothing is to be said.
+type endedError int
+
+func (e endedError) Error() string { return fmt.Sprintf("it ended with exit code %d", int(e)) }
+
 func usage(format string, args ...any) error {
 	return withCode(exitUsage, fmt.Errorf(format, args...))
 }
@@ -44,6 +50,10 @@ func usage(format string, args ...any) error {
 func report(w io.Writer, err error) int {
 	if err == nil {
 		return exitDone
+	}
+	var ended endedError
+	if errors.As(err, &ended) {
+		return int(ended)
 	}
 	for _, err := range manifest.Each(err) {
 		fmt.Fprintf(w, "roster: %v\n", err)

@@ -35,7 +35,7 @@ func run(ctx context.Context, args []string, s streams, env func(string) (string
 	root := rootCommand(s, func(flags *pflag.FlagSet) error {
 		begun = true
 		// What a command is to do is said each time, and never by the environment.
-		return settings.FromEnv(flags, env, "file", "apply", "dry-run", "if-revision", "revision", "backend")
+		return settings.FromEnv(flags, env, "file", "apply", "dry-run", "if-revision", "revision", "backend", "force", "reason", "for")
 	})
 	root.SetArgs(args)
 	root.SetIn(s.in)
@@ -60,7 +60,7 @@ Every node watches them and serves a change as soon as it is written.
 Flags may also be given in the environment: --drain-delay as ROSTER_DRAIN_DELAY.
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 invalid definition, 4 conflict,
-5 etcd not reachable.`,
+5 etcd not reachable, 6 --wait timed out.`,
 		Example: `  roster node                                      # with an etcd of its own
   roster put backend web-1 host=10.0.0.7 port=8080
   roster get backends
@@ -92,7 +92,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 invalid definition, 4 conflict,
 		schemaCommand(s),
 		nodeCommand(s), putCommand(s), getCommand(s), deleteCommand(s), applyCommand(s), validateCommand(s),
 		importVCLCommand(s), exportCommand(s),
-		statusCommand(s), probeCommand(s), healthcheckCommand(), originCommand(s), versionCommand(s), manCommand(s),
+		statusCommand(s), healthCommand(s), drainCommand(s), registerCommand(s), forgetCommand(s), probeCommand(s), healthcheckCommand(), originCommand(s), versionCommand(s), manCommand(s),
 	)
 	root.InitDefaultCompletionCmd()
 	for _, cmd := range root.Commands() {

@@ -2,11 +2,15 @@ package main
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"time"
 
 	"github.com/spf13/cobra"
+	"go.yaml.in/yaml/v2"
 
 	"roster/cmd/roster/internal/fleet"
 	"roster/cmd/roster/internal/show"
@@ -25,34 +29,52 @@ func statusCommand(s streams) *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use:   "status",
-		Short: "Show what nodes serve and what etcd holds",
-		Long: `Ask nodes and etcd, and show each node's revision and digest, what it rejects and what
-refers to something missing, and the health of its backends: how many are healthy, and
-which are not and why. Nodes whose digests differ at one revision are named.
+		Short: "Show the fleet: its nodes, and the health of backends",
+		Long: `Show the fleet. What nodes there are, and how far each is, comes from etcd, where each
+has its presence: no node need be reachable. A member whose presence has ended is unknown:
+it may still be serving. LAG is how many revisions a node is behind the newest that one has
+applied; nodes whose digests differ at one revision are named.
 
-Of a backend it shows, as Varnish's backend.list does, what an operator says (probe:
-nothing), how many probes of the window are good, whether it gets requests, and when that
-last changed. Of several nodes, the window is the worst and the change the newest. With
--v each node's backends follow, with the history of their probes: as backend.list -p.
+The health of backends comes from nodes: from the one of this machine, if it answers, or
+from those that --admin names. Of a backend it shows, as Varnish's backend.list does, what
+an operator says (probe: nothing), how many probes of the window are good, whether it gets
+requests, and when that last changed; the sick come first. Of several nodes, the window is
+the worst and the change the newest. With -v each node's backends follow, with the history
+of their probes: as backend.list -p.
 
-The exit code is 1 if a node does not answer, is not ready or differs from the others,
-and 5 if etcd does not answer.`,
+The exit code is 1 if a node is unknown, is not ready, differs from the others, or was
+named by --admin and does not answer; and 5 if etcd does not answer.`,
 		Example: `  roster status
   roster status --admin 127.0.0.1:6082,127.0.0.1:6083
   roster status -v
-  roster status -o json | jq .nodes[0].status.rejected`,
+  roster status -o json | jq '.members[] | select(.state != "ready")'`,
 		Args: args(0, 0, "no arguments"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := oneOf("output", format, []string{"table", "json"}); err != nil {
+			if err := oneOf("output", format, show.Formats); err != nil {
 				return err
 			}
 			var f fleet.Fleet
-			f.Ask(cmd.Context(), admins, c.limit(), verbose)
-			unavailable := c.do(cmd.Context(), func(ctx context.Context, st *store.Store) error { return f.Count(ctx, st) })
-			var err error
-			if format == "json" {
-				err = show.JSON(s.out, f)
+			if cmd.Flags().Changed("admin") {
+				f.Ask(cmd.Context(), admins, c.limit(), verbose)
 			} else {
+				f.AskLocal(cmd.Context(), defaultAdmin, min(c.limit(), localTimeout), verbose)
+			}
+			unavailable := c.do(cmd.Context(), func(ctx context.Context, st *store.Store) error {
+				if err := f.Count(ctx, st); err != nil {
+					return err
+				}
+				if err := f.Read(ctx, st); !errors.Is(err, store.ErrDenied) { // who may not see the members is told so
+					return err
+				}
+				return nil
+			})
+			var err error
+			switch format {
+			case "json":
+				err = show.JSON(s.out, f)
+			case "yaml":
+				err = writeYAML(s.out, f)
+			default:
 				err = f.Write(s.out)
 				if verbose && err == nil {
 					err = f.WriteLists(s.out)
@@ -68,10 +90,29 @@ and 5 if etcd does not answer.`,
 		},
 	}
 	c.add(cmd.Flags())
-	cmd.Flags().StringSliceVar(&admins, "admin", []string{defaultAdmin}, "addresses of nodes' admin APIs, HOST:PORT,...")
+	cmd.Flags().StringSliceVar(&admins, "admin", []string{defaultAdmin}, "addresses of nodes' admin APIs to ask for the health of backends, HOST:PORT,...")
 	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "with the history of each backend's probes")
-	outputFlag(cmd, &format, []string{"table", "json"})
+	outputFlag(cmd, &format, show.Formats)
 	return cmd
+}
+
+// localTimeout is how long the node of this machine may take, which perhaps is not there.
+const localTimeout = 2 * time.Second
+
+// writeYAML writes what JSON would have, as YAML.
+func writeYAML(w io.Writer, v any) error {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	var tree yaml.MapSlice // in the order of the fields; JSON is YAML
+	if err := yaml.Unmarshal(data, &tree); err != nil {
+		return err
+	}
+	if data, err = yaml.Marshal(tree); err == nil {
+		_, err = w.Write(data)
+	}
+	return err
 }
 
 func healthcheckCommand() *cobra.Command {

@@ -282,7 +282,7 @@ func (f *Fleet) writeSick(w io.Writer) {
 	}
 }
 
-// writeBackends writes a line per backend: what nodes say of its health, where they
+// writeBackends writes a line per backend, the sick first: what nodes say of its health, where they
 // differ, and what they count together. Of several nodes' windows the worst is shown, of
 // changes the newest.
 func (f *Fleet) writeBackends(w io.Writer) {
@@ -315,6 +315,11 @@ func (f *Fleet) writeBackends(w io.Writer) {
 	}
 	fmt.Fprintln(w, "\nBACKEND\tADMIN\tPROBE\tHEALTH\tLAST CHANGE\tACTIVE\tQUEUED\tREQUESTS\tCONNECTIONS\tIDLE")
 	names := slices.Sorted(maps.Keys(sum))
+	slices.SortStableFunc(names, func(a, b string) int { // the sick first
+		_, wellA := health[a]["healthy"]
+		_, wellB := health[b]["healthy"]
+		return cmp.Compare(ill(wellA, len(health[a])), ill(wellB, len(health[b])))
+	})
 	for _, name := range names[:min(len(names), shown)] {
 		b := sum[name]
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%d\t%d\t%d\n", name, agreed(admin[name]), b.Health.window(), agreed(health[name]),
@@ -323,6 +328,17 @@ func (f *Fleet) writeBackends(w io.Writer) {
 	if len(names) > shown {
 		fmt.Fprintf(w, "and %d more: roster status -o json has them all\n", len(names)-shown)
 	}
+}
+
+// ill orders backends by how many nodes say that they are sick: all, some, none.
+func ill(wellSomewhere bool, states int) int {
+	switch {
+	case !wellSomewhere:
+		return 0
+	case states > 1:
+		return 1
+	}
+	return 2
 }
 
 // worse says whether a's window has fewer good probes of as many than b's.

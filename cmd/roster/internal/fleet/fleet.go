@@ -4,7 +4,6 @@ package fleet
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -22,10 +21,15 @@ import (
 	"roster/store"
 )
 
-// Fleet is what nodes and etcd answered.
+// Fleet is what etcd and nodes answered.
 type Fleet struct {
-	Etcd  Etcd   `json:"etcd"`
-	Nodes []Node `json:"nodes"`
+	Etcd         Etcd           `json:"etcd"`
+	Members      []MemberStatus `json:"members"` // by their presence in etcd
+	MembersError string         `json:"members_error,omitempty"`
+	Differences  []Difference   `json:"differences"`
+	Nodes        []Node         `json:"nodes"` // that were asked
+	// NotAsked says why no node was; empty if one was.
+	NotAsked string `json:"not_asked,omitempty"`
 }
 
 // Etcd is what etcd holds under the prefix.
@@ -153,6 +157,16 @@ func (f *Fleet) Ask(ctx context.Context, admins []string, timeout time.Duration,
 	wg.Wait()
 }
 
+// AskLocal asks the node of this machine, if there is one. That there is none is no
+// fault.
+func (f *Fleet) AskLocal(ctx context.Context, admin string, timeout time.Duration, histories bool) {
+	f.Ask(ctx, []string{admin}, timeout, histories)
+	if f.Nodes[0].Error != "" {
+		f.Nodes = []Node{}
+		f.NotAsked = fmt.Sprintf("no node answers at %s; --admin HOST:PORT,... names those to ask", admin)
+	}
+}
+
 func (n *Node) ask(ctx context.Context, histories bool) {
 	err := getJSON(ctx, n.Admin, "/v1/status", &n.Status)
 	if err == nil {
@@ -188,9 +202,9 @@ func (f *Fleet) Count(ctx context.Context, s *store.Store) error {
 	return nil
 }
 
-// Fault says what is wrong with nodes: those that do not answer, are not ready, or
-// whose digest differs from that of others at the same revision. It is nil if nothing
-// is.
+// Fault says what is wrong with nodes: those that do not answer, are unknown, are not
+// ready, or whose digest differs from that of others at the same revision. It is nil if
+// nothing is.
 func (f *Fleet) Fault() error {
 	var errs *multierror.Error
 	digests := map[int64]map[string][]string{}
@@ -210,23 +224,27 @@ func (f *Fleet) Fault() error {
 		of[n.status.Digest] = append(of[n.status.Digest], n.status.Node)
 	}
 	for _, revision := range slices.Sorted(maps.Keys(digests)) {
-		of := digests[revision]
-		if len(of) < 2 {
-			continue
+		if of := digests[revision]; len(of) > 1 {
+			errs = multierror.Append(errs, differ(revision, of))
 		}
-		var groups []string
-		for _, digest := range slices.Sorted(maps.Keys(of)) {
-			groups = append(groups, fmt.Sprintf("%s (%s)", digest, strings.Join(of[digest], ", ")))
+	}
+	for _, err := range f.memberFaults() { // which may be of a node that was asked, too
+		if errs == nil || !slices.ContainsFunc(errs.Errors, func(e error) bool { return e.Error() == err.Error() }) {
+			errs = multierror.Append(errs, err)
 		}
-		errs = multierror.Append(errs, errors.New("nodes differ at revision "+fmt.Sprint(revision)+": "+strings.Join(groups, " and ")))
 	}
 	return errs.ErrorOrNil()
 }
 
 // Write writes tables for people.
 func (f *Fleet) Write(w io.Writer) error {
+	if f.Members != nil || f.MembersError != "" {
+		f.writeMembers(w)
+	}
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(t, "NODE\tADMIN\tVERSION\tREADY\tREVISION\tDIGEST\tETCD\tREJECTED\tDANGLING")
+	if len(f.Nodes) > 0 {
+		fmt.Fprintln(t, "NODE\tADMIN\tVERSION\tREADY\tREVISION\tDIGEST\tETCD\tREJECTED\tDANGLING")
+	}
 	for _, n := range f.Nodes {
 		s := n.status
 		if n.Error != "" {
@@ -289,6 +307,9 @@ func (f *Fleet) Write(w io.Writer) error {
 		if n.status.HeldList != "" {
 			fmt.Fprintf(t, "held by %s: %s\n", n.status.Node, n.status.HeldList)
 		}
+	}
+	if f.NotAsked != "" {
+		fmt.Fprintf(t, "\nhealth of backends: %s\n", f.NotAsked)
 	}
 	f.writeSick(t)
 	f.writeBackends(t)

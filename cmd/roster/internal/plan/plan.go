@@ -25,8 +25,9 @@ const (
 
 // Step is one definition and what becomes of it.
 type Step struct {
-	Action Action
-	Entry  manifest.Entry
+	Action   Action
+	Entry    manifest.Entry
+	Revision int64 // of the value that etcd has; 0 without one
 }
 
 // Plan is what a set changes, in the order of the set.
@@ -69,7 +70,7 @@ func Make(ctx context.Context, r Reader, entries []manifest.Entry) (Plan, error)
 				continue
 			}
 		}
-		p.Steps = append(p.Steps, Step{action(before, there, e), e})
+		p.Steps = append(p.Steps, Step{action(before, there, e), e, before.ModRevision})
 	}
 	if errs != nil {
 		return Plan{}, errs
@@ -155,6 +156,15 @@ func (p Plan) Count(a Action) int {
 		}
 	}
 	return n
+}
+
+// Written is the newest revision that wrote one of the set's values, of those that etcd
+// has.
+func (p Plan) Written() (revision int64) {
+	for _, s := range p.Steps {
+		revision = max(revision, s.Revision)
+	}
+	return revision
 }
 
 // Ops are the writes of the plan, for one transaction: what is kept is not written.

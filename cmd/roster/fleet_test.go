@@ -1,0 +1,157 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"roster/store"
+	"roster/store/storetest"
+)
+
+// member makes a node that etcd knows of, and nothing else. It has applied a revision.
+func member(t *testing.T, s *store.Store, node string, p store.Presence, ttl time.Duration) (lease int64) {
+	t.Helper()
+	lease, err := s.Grant(t.Context(), ttl)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.ID = node
+	if _, err := s.Announce(t.Context(), store.Instance{Node: node, ID: "i1"}, p, lease); err != nil {
+		t.Fatal(err)
+	}
+	return lease
+}
+
+var anyMilliseconds = regexp.MustCompile(`\d+ ms|"milliseconds": \d+`)
+
+func TestFleetCommands(t *testing.T) {
+	t.Parallel()
+	etcd := storetest.Etcd(t)
+	s := etcd.Store()
+	env := map[string]string{"ROSTER_ETCD": etcd.Endpoint(), "ROSTER_FORCE": "true", "ROSTER_BY": "ann@desk"}
+	step := func(args string, code int, out, errs string) {
+		t.Helper()
+		got := try(t, env, "", strings.Fields(args)...)
+		got.out = anyMilliseconds.ReplaceAllString(got.out, "0 ms")
+		if got.code != code || !matches(got.out, out) || !matches(got.errors, errs) {
+			t.Errorf("roster %s\ngot  %+v\nwant %d, %q, %q", args, got, code, out, errs)
+		}
+	}
+	// Revisions: 2 is the backend's.
+	step("put backend web-1 host=10.0.0.1 --wait", exitDone, "put backends/web-1 at revision 2\nthe fleet has no members: nothing to wait for\n", "")
+	step("apply -f testdata/fleet.yaml", exitDone, "created backends/web-2\ncreated directors/www\n2 created, 0 changed, 0 unchanged, at revision 3\n", "")
+	step("health web-1 sick --reason disk", exitDone, "web-1 is sick, at revision 4\n", "")
+	step("get health", exitDone, "NAME   REVISION  STATE  REASON  BY\nweb-1  4         sick   disk    ann@desk\n", "")
+	step("health web-9 auto", exitDone, "web-9 is auto, at revision 5\n", "roster: there is no backend or director web-9 yet; it will be auto when there is\n")
+	step("health web-1 ill", exitUsage, "", "roster: the state is \"ill\", want sick, healthy, auto, drain\n")
+	step("health web-1 sick --for 10ms", exitUsage, "", "roster: --for is 10ms, want 1s or more\n")
+	step("health 1 sick", exitInvalid, "", "roster: name \"1\" has a segment that does not begin with a letter\n")
+	step("health web-1 sick -o yaml", exitUsage, "", "roster: --output is \"yaml\", want table, json\n")
+	step("drain www", exitDone, "draining web-1, web-2, at revision 6\n", "")
+	step("drain web-7", exitFailed, "", "roster: there is no backend or director web-7; ...")
+	step("health web-1 drain --for 1h", exitDone, "web-1 is drain for 1h, at revision 7\n", "")
+	e, _, err := s.Get(t.Context(), store.Key{Kind: store.HealthKind, Name: "web-1"}, 0)
+	if err != nil || e.Lease == 0 {
+		t.Fatalf("the override with --for is under lease %d, %v", e.Lease, err)
+	}
+	if granted, _, err := s.LeaseTTL(t.Context(), e.Lease); granted != time.Hour || err != nil {
+		t.Errorf("which lasts %v, %v, want 1h", granted, err)
+	}
+
+	a := member(t, s, "a", store.Presence{Revision: 7, Listen: []string{":80"}, Version: "v1", Ready: true}, time.Hour) // revision 8
+	step("apply -f testdata/fleet.yaml --wait", exitDone, "0 created, 0 changed, 2 unchanged, at revision 8\na: done after 0 ms\napplied by all members, 1, after 0 ms\n", "")
+	step("put health web-1 auto --wait --wait-timeout 200ms", exitWaiting, "put health/web-1 at revision 9\n",
+		"roster: not done after 200ms: revision 9 is written, and these members are missing:\nroster: a: behind, at revision 7\n")
+	step("delete health web-2 --wait --wait-timeout 200ms -o json", exitWaiting, `{
+  "revision": 10,
+  "keys": [
+    "health/web-2"
+  ],
+  "receipt": {
+    "revision": 10,
+    "done": false,
+    0 ms,
+    "nodes": [
+      {
+        "node": "a",
+        "instance": "i1",
+        "state": "behind",
+        0 ms,
+        "revision": 7
+      }
+    ]
+  }
+}
+`, "roster: not done after ...")
+	step("forget a", exitFailed, "", "roster: node a/i1 is present: it is running, or was until seconds ago; stop it, or use --force\n")
+	step("forget nobody", exitFailed, "", "roster: there is no member nobody; roster status lists them\n")
+	if err := s.Revoke(t.Context(), a); err != nil {
+		t.Fatal(err)
+	}
+	step("put health web-1 auto --wait --wait-timeout 200ms", exitWaiting, "put health/web-1 at revision 12\n",
+		"roster: not done after 200ms: revision 12 is written, and these members are missing:\nroster: a: unknown, its presence has ended; roster forget a, once it is sure to be gone\n")
+	step("drain web-1 --wait --wait-timeout 200ms", exitWaiting, "draining web-1, at revision 13\n", "roster: not done after ...")
+	step("status", exitFailed, "NODE  STATE    VERSION  REVISION  LAG  DIGEST  REJECTED  LISTEN  ADMIN\na     unknown  v1       -         -    -       -         :80     -...", "roster: node a is unknown: ...")
+	step("forget a/i1", exitDone, "forgot a/i1\n", "")
+	step("status", exitDone, "no node has its presence in etcd...", "")
+	member(t, s, "b", store.Presence{}, time.Hour)
+	step("forget b --force", exitDone, "forgot b/i1\n", "")
+
+	// Of a backend that was deleted, the override does not stay.
+	step("drain web-7 --wait", exitDone, "draining web-7 for 90s, at revision ...", "roster: there is no backend or director web-7: waiting for what is left of one that was deleted\n")
+	step("get health web-7", exitFailed, "", "roster: there is no health web-7; ...")
+	step("put backend web-1 host=10.0.0.1 --wait --prefix /nobody/ --etcd 127.0.0.1:1 --timeout 1s", exitUnavailable, "", "...")
+}
+
+func TestStatusAsYAMLIsAsJSON(t *testing.T) {
+	t.Parallel()
+	etcd := storetest.Etcd(t)
+	member(t, etcd.Store(), "a", store.Presence{Ready: true, Digest: "d"}, time.Hour)
+	env := map[string]string{"ROSTER_ETCD": etcd.Endpoint()}
+	got := try(t, env, "", "status", "-o", "yaml")
+	if got.code != exitDone || !strings.Contains(got.out, "members:\n- node: a\n  instance: i1\n  state: ready\n") {
+		t.Errorf("yaml: %+v", got)
+	}
+	got = try(t, env, "", "status", "-o", "json")
+	var f struct {
+		Members []struct {
+			Node     string
+			Presence store.Presence
+		}
+	}
+	if err := json.Unmarshal([]byte(got.out), &f); err != nil || len(f.Members) != 1 || f.Members[0].Presence.Digest != "d" {
+		t.Errorf("json: %v, %+v", err, got)
+	}
+}
+
+func TestNamesAreCompletedFromEtcd(t *testing.T) {
+	t.Parallel()
+	etcd := storetest.Etcd(t)
+	s := etcd.Store()
+	member(t, s, "edge-1", store.Presence{}, time.Hour)
+	for _, k := range []store.Key{{Kind: store.Backends, Name: "web-1"}, {Kind: store.Directors, Name: "www"}, {Kind: store.Backends, Name: "api"}} {
+		value := `{"host":"h"}`
+		if k.Kind == store.Directors {
+			value = `{"type":"random","backends":["web-1"]}`
+		}
+		if _, err := s.Put(t.Context(), k, []byte(value), store.AnyRevision); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for args, want := range map[string]string{
+		"drain w": "web-1\nwww\n", "health ": "api\nweb-1\nwww\n", "forget e": "edge-1\n", "health web-1 ": "sick\nhealthy\nauto\ndrain\n", "drain web-1 ": "",
+	} {
+		words := strings.Split(args, " ")
+		all := append([]string{"__complete", words[0], "--etcd", etcd.Endpoint()}, words[1:]...)
+		if got := try(t, nil, "", all...); got.code != exitDone || got.out != fmt.Sprintf("%s:4\n", want) {
+			t.Errorf("roster %s<TAB>: %q, want %q", args, got.out, want)
+		}
+	}
+	if got := try(t, nil, "", "__complete", "drain", "--etcd", "127.0.0.1:1", ""); got.out != ":4\n" {
+		t.Errorf("without etcd: %+v", got)
+	}
+}

@@ -1,0 +1,98 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"roster/cmd/roster/internal/fleet"
+	"roster/store"
+)
+
+func forgetCommand(s streams) *cobra.Command {
+	var (
+		c     client
+		force bool
+	)
+	cmd := &cobra.Command{
+		Use:   "forget NODE[/INSTANCE]...",
+		Short: "Take nodes off the fleet that are gone for good",
+		Long: `Take nodes off the list of the fleet's members that are gone for good, so that --wait
+does not wait for them any more.
+
+A node that was killed, or that is cut off from etcd, stays a member: its presence has
+ended, but it may still be serving clients by old definitions. Forget it when you know
+that it is not. Of a node that was killed and started again, the process that was killed
+is forgotten.
+
+A member whose presence is there is not forgotten, except with --force. If it runs, it is
+back with the next change.`,
+		Example: `  roster status
+  roster forget edge-3:8080
+  roster forget edge-3:8080/4f1c09a2b3c4d5e6`,
+		Args: args(1, 1000, "the names of nodes"),
+		ValidArgsFunction: func(cmd *cobra.Command, _ []string, word string) ([]string, cobra.ShellCompDirective) {
+			return c.completeNodes(cmd, word)
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return c.do(cmd.Context(), func(ctx context.Context, st *store.Store) error {
+				events, _, err := st.Members(ctx)
+				if err != nil {
+					return err
+				}
+				var all fleet.Members
+				all.Take(events)
+				var errs []error
+				for _, name := range args {
+					if err := forget(ctx, s, st, all, name, force); err != nil {
+						errs = append(errs, err)
+					}
+				}
+				if errs != nil {
+					return joined(errs)
+				}
+				return nil
+			})
+		},
+	}
+	c.add(cmd.Flags())
+	cmd.Flags().BoolVar(&force, "force", false, "also members whose presence is there")
+	return cmd
+}
+
+// forget forgets the members that a name stands for.
+func forget(ctx context.Context, s streams, st *store.Store, all fleet.Members, name string, force bool) error {
+	var live []store.Instance
+	forgotten := 0
+	for _, m := range all.Sorted() {
+		if m.Node != name && m.String() != name {
+			continue
+		}
+		gone := force
+		var err error
+		if force {
+			err = st.Withdraw(ctx, m.Instance)
+		} else {
+			gone, err = st.Forget(ctx, m.Instance) // which looks again whether it is back
+		}
+		if err != nil {
+			return err
+		}
+		if !gone {
+			live = append(live, m.Instance)
+			continue
+		}
+		forgotten++
+		if _, err := fmt.Fprintf(s.out, "forgot %s\n", m); err != nil {
+			return err
+		}
+	}
+	switch {
+	case forgotten > 0:
+		return nil
+	case live != nil:
+		return fmt.Errorf("node %s is present: it is running, or was until seconds ago; stop it, or use --force", live[0])
+	}
+	return fmt.Errorf("there is no member %s; roster status lists them", name)
+}

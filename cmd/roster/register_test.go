@@ -1,0 +1,172 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"roster/store"
+	"roster/store/storetest"
+)
+
+// registrar is roster register, running.
+type registrar struct {
+	t    *testing.T
+	said *bufio.Reader // its standard error
+	end  context.CancelFunc
+	code chan int
+}
+
+func register(t *testing.T, etcd string, args ...string) *registrar {
+	t.Helper()
+	r, w := io.Pipe()
+	ctx, cancel := context.WithCancel(t.Context())
+	g := &registrar{t, bufio.NewReader(r), cancel, make(chan int, 1)}
+	go func() {
+		args := append([]string{"register", "--etcd", etcd}, args...)
+		g.code <- run(ctx, args, streams{strings.NewReader(""), io.Discard, w}, os.LookupEnv)
+		w.Close()
+	}()
+	t.Cleanup(sync.OnceFunc(func() {
+		cancel()
+		go io.Copy(io.Discard, r)
+		for range g.code {
+			break
+		}
+	}))
+	return g
+}
+
+// says waits for a line that begins so.
+func (g *registrar) says(want string) {
+	g.t.Helper()
+	for {
+		line, err := g.said.ReadString('\n')
+		if strings.HasPrefix(line, want) {
+			return
+		}
+		if err != nil {
+			g.t.Fatalf("it ended without %q", want)
+		}
+	}
+}
+
+// ends waits for the exit code.
+func (g *registrar) ends(want int) {
+	g.t.Helper()
+	go io.Copy(io.Discard, g.said)
+	if got := <-g.code; got != want {
+		g.t.Errorf("exit code %d, want %d", got, want)
+	}
+	close(g.code)
+}
+
+func registered(t *testing.T, s *store.Store, name string) (lease int64) {
+	t.Helper()
+	e, _, err := s.Get(t.Context(), store.Key{Kind: store.Backends, Name: name}, 0)
+	if errors.Is(err, store.ErrNotFound) {
+		return 0
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e.Lease
+}
+
+func TestRegisterKeepsABackendUntilItIsEnded(t *testing.T) {
+	t.Parallel()
+	etcd := storetest.Etcd(t)
+	s := etcd.Store()
+	g := register(t, etcd.Endpoint(), "web-9", "host=10.0.0.9", "--ttl", "2s")
+	g.says("registered backends/web-9 at revision 2")
+	lease := registered(t, s, "web-9")
+	if lease == 0 {
+		t.Fatal("it is under no lease")
+	}
+	if granted, _, err := s.LeaseTTL(t.Context(), lease); granted != 2*time.Second || err != nil {
+		t.Errorf("granted %v, %v", granted, err)
+	}
+	// Lost: it is made again.
+	if _, err := etcd.Client().Revoke(t.Context(), clientv3.LeaseID(lease)); err != nil {
+		t.Fatal(err)
+	}
+	g.says("roster: the lease of backends/web-9 has ended")
+	g.says("roster: registered backends/web-9 again, at revision 4")
+	if again := registered(t, s, "web-9"); again == 0 || again == lease {
+		t.Errorf("it is under lease %x, was under %x", again, lease)
+	}
+	g.end()
+	g.ends(exitDone)
+	if registered(t, s, "web-9") != 0 {
+		t.Error("it is still there after the end")
+	}
+}
+
+func TestRegisterDoesNotOverwriteWhatOthersWrote(t *testing.T) {
+	t.Parallel()
+	etcd := storetest.Etcd(t)
+	s := etcd.Store()
+	k := store.Key{Kind: store.Backends, Name: "web-9"}
+	if _, err := s.Put(t.Context(), k, []byte(`{"host":"h"}`), store.AnyRevision); err != nil {
+		t.Fatal(err)
+	}
+	g := register(t, etcd.Endpoint(), "web-9", "host=10.0.0.9", "--", "true")
+	g.says("roster: backends/web-9 is there already, at revision 2, and under no lease")
+	g.ends(exitConflict)
+
+	g = register(t, etcd.Endpoint(), "web-9", "host=10.0.0.9", "--force", "--ttl", "2s")
+	g.says("registered")
+	other := register(t, etcd.Endpoint(), "web-9", "host=10.0.0.9")
+	other.says("roster: backends/web-9 is registered already: waiting for at most 2s")
+	other.says("roster: backends/web-9 is registered already, and its lease is kept alive")
+	other.ends(exitConflict)
+
+	// It takes the place of one that has ended.
+	next := register(t, etcd.Endpoint(), "web-9", "host=10.0.0.10", "--ttl", "2s")
+	next.says("roster: backends/web-9 is registered already: waiting for at most 2s")
+	g.end()
+	g.ends(exitDone)
+	next.says("registered backends/web-9")
+
+	// A director has the name.
+	if _, err := s.Put(t.Context(), store.Key{Kind: store.Directors, Name: "d"}, []byte(`{"type":"random","backends":["a"]}`), store.AnyRevision); err != nil {
+		t.Fatal(err)
+	}
+	register(t, etcd.Endpoint(), "d", "host=10.0.0.9").ends(exitConflict)
+}
+
+func TestRegisterEndsAsItsCommandDoes(t *testing.T) {
+	t.Parallel()
+	etcd := storetest.Etcd(t)
+	s := etcd.Store()
+	for script, want := range map[string]int{"exit 0": 0, "exit 7": 7, "kill -KILL $$": 128 + int(syscall.SIGKILL)} {
+		register(t, etcd.Endpoint(), "web-9", "host=10.0.0.9", "--", "sh", "-c", script).ends(want)
+		if registered(t, s, "web-9") != 0 {
+			t.Errorf("%s: the backend is still there", script)
+		}
+	}
+	g := register(t, etcd.Endpoint(), "web-9", "host=10.0.0.9", "--", "/nowhere/at/all")
+	g.says("roster: cannot run /nowhere/at/all: ")
+	g.ends(exitFailed)
+	for args, want := range map[string]string{
+		"-- true":                    "roster: roster register takes a name before --",
+		"web-9 host=h --":            "roster: there is no command after --",
+		"web-9 host=h --ttl 10ms":    "roster: --ttl is 10ms, want 1s or more",
+		"web-9":                      "roster: backends/web-9 has no definition",
+		"web-9 -f x host=h -- sleep": "roster: the definition is given twice",
+	} {
+		got := try(t, nil, "", append([]string{"register"}, strings.Fields(args)...)...)
+		if got.code != exitUsage || !strings.HasPrefix(got.errors, want) {
+			t.Errorf("roster register %s: %+v, want %s", args, got, want)
+		}
+	}
+}

@@ -1,0 +1,11 @@
+//go:build !unix
+
+package main
+
+import "os"
+
+// passed are the signals that are passed on to a command.
+var passed = []os.Signal{os.Interrupt}
+
+// hasGot says whether a command that we run has got a signal by itself.
+func hasGot(os.Signal) bool { return false }
