@@ -128,7 +128,7 @@ type checker struct {
 
 func (c *checker) fail(id int64, format string, args ...any) {
 	at := c.tree.SourceInfo().GetStartLocation(id)
-	c.errs = append(c.errs, &Error{max(at.Line(), 1), at.Column() + 1, fmt.Sprintf(format, args...)})
+	c.errs = append(c.errs, &Error{max(at.Line(), 1), max(at.Column()+1, 1), fmt.Sprintf(format, args...)})
 }
 
 func (c *checker) check() {
@@ -317,7 +317,8 @@ func explain(issues *cel.Issues, tree *ast.AST) Errors {
 			rest, _, _ = strings.Cut(rest, " expecting {") // every token there is
 			msg = "not CEL: " + clip(strings.ReplaceAll(rest, "'<EOF>'", "the end"))
 		}
-		errs = append(errs, &Error{max(e.Location.Line(), 1), e.Location.Column() + 1, msg})
+		// What has no place in it, such as a limit, is at its beginning.
+		errs = append(errs, &Error{max(e.Location.Line(), 1), max(e.Location.Column()+1, 1), msg})
 	}
 	return errs
 }

@@ -19,8 +19,8 @@ const (
 	// few milliseconds in all.
 	CostLimit = 50_000
 
-	maxLength       = 16 << 10 // bytes of an expression
-	maxNodes        = 10_000   // of its tree, macros expanded
+	maxLength       = 4096   // bytes of an expression
+	maxNodes        = 10_000 // of its tree, macros expanded
 	maxNesting      = 100
 	maxInstructions = 20_000 // of all regular expressions; each is 40 bytes
 )

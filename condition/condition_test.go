@@ -105,7 +105,7 @@ func TestCompileErrors(t *testing.T) {
 		`type(backend) == string`:                     "column 6: backend is no value by itself, want backend.healthy(name)",
 		`req.path.matches('(')`:                       "column 18: \"(\" is no regular expression (RE2): error parsing regexp: missing closing ): `(`",
 		`req.path.matches(req.url)`:                   "column 21: matches takes its regular expression as a literal string, which is compiled once",
-		"'" + strings.Repeat("a", 20_000) + "' == ''": "column 1: the condition is 20008 bytes long, want at most 16384",
+		"'" + strings.Repeat("a", 5_000) + "' == ''": "column 1: the condition is 5008 bytes long, want at most 4096",
 		"'\xff' == ''":                                "column 1: the condition holds invalid UTF-8",
 		`dyn(req.path)`:                               "column 1: the condition is of type dyn, want bool",
 		`backend.healthy(1)`:                          "column 16: healthy does not go with backend.(int)",

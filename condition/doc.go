@@ -19,7 +19,7 @@
 //
 // # Bounds
 //
-// An expression is short (16 KiB), its regular expressions are literals of at most
+// An expression is short (4 KiB), its regular expressions are literals of at most
 // 20,000 instructions together, and one computation costs at most [CostLimit].
 //
 // # Concurrency
