@@ -241,6 +241,19 @@ func TestPanicUsesAllThatArePresent(t *testing.T) {
 	}
 }
 
+func TestAShareThatIsNotBelowPanicIsNone(t *testing.T) {
+	t.Parallel()
+	def := director(store.Random)
+	def.Panic = 0.5
+	members, h := many(4)
+	for i, want := range []bool{false, false, true, true} {
+		h[i].sick = true
+		if got := new(balancer.State).View(def, members, h, nil, 0).Panic(); got != want {
+			t.Errorf("%d of 4 sick: Panic is %v, want %v", i+1, got, want)
+		}
+	}
+}
+
 // Members that sicken after the view was made: panic does not wait for the next.
 func TestPanicComesBeforeNone(t *testing.T) {
 	t.Parallel()
