@@ -102,13 +102,13 @@ func TestCompileErrors(t *testing.T) {
 		`[req.query].size() == 1`:       "column 5: req.query is a map, want one of its values, req.query['name']",
 		`req == req && dyn(client)==1`: "column 1: req is no value by itself, want " + fields + "; column 8: req is no value by itself, want " + fields +
 			"; column 19: client is no value by itself, want client.ip",
-		`type(backend) == string`:                     "column 6: backend is no value by itself, want backend.healthy(name)",
-		`req.path.matches('(')`:                       "column 18: \"(\" is no regular expression (RE2): error parsing regexp: missing closing ): `(`",
-		`req.path.matches(req.url)`:                   "column 21: matches takes its regular expression as a literal string, which is compiled once",
+		`type(backend) == string`:                    "column 6: backend is no value by itself, want backend.healthy(name)",
+		`req.path.matches('(')`:                      "column 18: \"(\" is no regular expression (RE2): error parsing regexp: missing closing ): `(`",
+		`req.path.matches(req.url)`:                  "column 21: matches takes its regular expression as a literal string, which is compiled once",
 		"'" + strings.Repeat("a", 5_000) + "' == ''": "column 1: the condition is 5008 bytes long, want at most 4096",
-		"'\xff' == ''":                                "column 1: the condition holds invalid UTF-8",
-		`dyn(req.path)`:                               "column 1: the condition is of type dyn, want bool",
-		`backend.healthy(1)`:                          "column 16: healthy does not go with backend.(int)",
+		"'\xff' == ''":                               "column 1: the condition holds invalid UTF-8",
+		`dyn(req.path)`:                              "column 1: the condition is of type dyn, want bool",
+		`backend.healthy(1)`:                         "column 16: healthy does not go with backend.(int)",
 	} {
 		_, err := condition.Compile(text)
 		got := ""
