@@ -95,6 +95,13 @@ type Failure struct {
 	Unprocessed bool
 }
 
+// Failures of the search for a route. The client is not told what a condition is
+// about.
+var (
+	BadPath      = Failure{Kind: BadRequest, Text: "the path is not valid"}
+	BadCondition = Failure{Kind: Internal, Text: "the route's condition cannot be computed"}
+)
+
 // maxRefusals is how many times a request goes to the same backend again because
 // it was not processed: once for a connection that was just closing, once more
 // for bad luck. A backend that goes on refusing has enough to do.

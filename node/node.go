@@ -165,7 +165,8 @@ func (n *Node) Run(ctx context.Context) error {
 		g.Go(func() error { return accessLog.Run(gctx) })
 	}
 	if adminListener != nil {
-		server := &admin.Server{Node: n, Access: n.config.AdminAccess, Metrics: n.metrics(), Events: &n.events, Store: n.store, Logger: log}
+		server := &admin.Server{Node: n, Access: n.config.AdminAccess, Metrics: n.metrics(), Events: &n.events, Store: n.store, Logger: log,
+			Policy: n.proxy.Policy(), Start: n.applier.Start()}
 		g.Go(func() error { return server.Serve(gctx, adminListener) })
 	}
 	g.Go(func() error {

@@ -22,6 +22,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"roster/exchange"
 	"roster/node/certs"
 	"roster/node/table"
 	"roster/prober"
@@ -44,6 +45,10 @@ type Server struct {
 	Events  *Events      // of /v1/events
 	Store   Store        // of writes
 	Logger  *slog.Logger // gets writes and faults; nil discards
+	// Policy is that of the node's exchanges, and Start the zero of its clock, see
+	// table.Applier.Start: for /v1/explain. Without a policy it goes by the defaults.
+	Policy *exchange.Policy
+	Start  time.Time
 
 	tokens *tokens // nil: none are asked for
 }

@@ -78,6 +78,8 @@ func (s *Server) routes() []route {
 			answers: ok(map[string]any{}), handle: http.HandlerFunc(s.openAPI)},
 		{method: "GET", path: "/v1/status", summary: "How the node is",
 			answers: ok(Status{}), handle: http.HandlerFunc(s.status)},
+		{method: "GET", path: "/v1/explain", summary: "What would become of a request, and why; nothing is sent", query: explainQuery,
+			answers: ok(Explanation{}), handle: http.HandlerFunc(s.explain)},
 		{method: "GET", path: "/v1/events", summary: "Changes of health and definitions, as server-sent events", header: []parameter{resume},
 			answers: []content{text(200, "text/event-stream"), {status: 503, is: Fault{}}}, handle: s.Events},
 

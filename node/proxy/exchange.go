@@ -241,12 +241,11 @@ func (c *client) route() exchange.Step {
 func (c *client) notRouted(err error) exchange.Failure {
 	var failed *route.ConditionError
 	if !errors.As(err, &failed) {
-		return exchange.Failure{Kind: exchange.BadRequest, Text: "the path is not valid"}
+		return exchange.BadPath
 	}
-	// The client is not told what the condition is about, the access log is.
 	c.shard.conditions.Add(1)
 	c.cause = err.Error()
-	return exchange.Failure{Kind: exchange.Internal, Text: "the route's condition cannot be computed"}
+	return exchange.BadCondition
 }
 
 // pick asks the table for a backend.

@@ -87,6 +87,9 @@ func New(c Config) *Proxy {
 	return p
 }
 
+// Policy is that of the proxy's exchanges.
+func (p *Proxy) Policy() *exchange.Policy { return p.policy }
+
 // now is the Proxy's clock: monotonic, never zero.
 func (p *Proxy) now() time.Duration { return time.Since(p.start) + 1 }
 
