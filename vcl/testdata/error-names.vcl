@@ -30,6 +30,15 @@ sub vcl_init {
     t.reconfigure(0);
     t.set_warmup(2);
     t.add_backend();
+    t.remove_backend(b, x, y);
+    t.remove_backend(nowhere);
+    t.add_backend(y, weight = 1, rampup = soon);
+    t.add_backend(y, weight = 2000000);
+    t.add_backend(z, , 1);
+    new u = directors.fallback(2);
+    u.add_backend(y) z;
+    new w = directors.random(true);
+    new;
     call missing_sub;
     call again;
 }

@@ -4,7 +4,7 @@ vcl 4.1;
 import std;
 import directors;
 
-acl purgers {
+acl purgers -log +table {
     "localhost";
     "10.0.0.0"/8;
     ! "10.0.0.13";
