@@ -256,9 +256,9 @@ func (w *work) publish() {
 	}
 	// Twice: before, so that no request takes an older view's word for what is new; and
 	// after, for what looked at the older table meanwhile.
-	v.markAll(backends, directors)
+	v.markAll(backends, directors, w.remade)
 	w.current.Store(t)
-	v.markAll(backends, directors)
+	v.markAll(backends, directors, w.remade)
 }
 
 // relate brings it up to date who is whose member, and returns the names whose

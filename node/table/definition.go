@@ -71,6 +71,6 @@ func (t *Table) Available(name string) bool {
 	if s.Director == nil {
 		return s.Available()
 	}
-	w := walk{t: t, now: t.views.now()}
+	w := walk{t: t, now: t.views.now(), doubt: true}
 	return w.available(ref, s)
 }

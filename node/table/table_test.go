@@ -36,6 +36,14 @@ func newFixture(t testing.TB) *fixture {
 func (f *fixture) put(pairs ...string) *Table {
 	f.t.Helper()
 	f.revision++
+	t := f.Apply(f.change(pairs...))
+	f.views.refresh()
+	return t
+}
+
+// change is what put applies.
+func (f *fixture) change(pairs ...string) watcher.Change {
+	f.t.Helper()
 	c := watcher.Change{Revision: f.revision}
 	for i := 0; i < len(pairs); i += 2 {
 		key, _ := store.ParseKey(pairs[i])
@@ -49,9 +57,7 @@ func (f *fixture) put(pairs ...string) *Table {
 		}
 		c.Puts = append(c.Puts, decode(f.t, key, pairs[i+1], f.created[pairs[i]], f.revision))
 	}
-	t := f.Apply(c)
-	f.views.refresh()
-	return t
+	return c
 }
 
 // pick chooses for a request of which nothing is known.

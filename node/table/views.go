@@ -58,29 +58,28 @@ func newViews(start time.Time, current *atomic.Pointer[Table]) *views {
 // now is the time of views and requests, never 0.
 func (v *views) now() time.Duration { return time.Since(v.start) + 1 }
 
-// mark has the directors that have a member look at it again.
-func (v *views) mark(member Ref) {
+// mark has the directors that have a backend look at it again.
+func (v *views) mark(backend Ref) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.markLocked(member)
-}
-
-func (v *views) markLocked(member Ref) {
-	for parent := range v.parents.of(member) {
+	for parent := range v.parents.of(backend) {
 		v.addLocked(parent)
 	}
 }
 
-// climbLocked has all directors look again from which a director can be reached. Whether
-// it can be chosen depends on who asks, for members that lead back are skipped, and for
-// the depth; so it is not enough to go on where an answer changes.
-func (v *views) climbLocked(ref Ref) {
+// climbLocked has all directors look again from which a director can be reached, but for
+// those that have. Whether it can be chosen depends on who asks, for members that lead
+// back are skipped, and on the depth; so it is not enough to go on where an answer
+// changes.
+func (v *views) climbLocked(ref Ref, looked map[Ref]struct{}) {
 	seen := map[Ref]struct{}{ref: {}}
 	for way := []Ref{ref}; len(way) > 0; way = way[1:] {
 		for parent := range v.parents.of(way[0]) {
 			if _, twice := seen[parent]; !twice {
 				seen[parent] = struct{}{}
-				v.addLocked(parent)
+				if _, has := looked[parent]; !has {
+					v.addLocked(parent)
+				}
 				way = append(way, parent)
 			}
 		}
@@ -101,15 +100,20 @@ func (v *views) addLocked(ref Ref) {
 	}
 }
 
-// markAll marks what a new table changes: backends, and directors.
-func (v *views) markAll(backends, directors []Ref) {
+// markAll marks what a new table changes, backends and directors, but for the directors
+// that have looked at it already.
+func (v *views) markAll(backends, directors []Ref, looked map[Ref]struct{}) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	for _, ref := range backends {
-		v.markLocked(ref)
+		for parent := range v.parents.of(ref) {
+			if _, has := looked[parent]; !has {
+				v.addLocked(parent)
+			}
+		}
 	}
 	for _, ref := range directors {
-		v.climbLocked(ref)
+		v.climbLocked(ref, looked)
 	}
 }
 
@@ -221,7 +225,7 @@ func (v *views) remake(ref Ref) {
 	if d.view.Load().differs(old) {
 		v.mu.Lock()
 		defer v.mu.Unlock()
-		v.climbLocked(ref)
+		v.climbLocked(ref, nil)
 	}
 }
 

@@ -24,7 +24,8 @@ type walk struct {
 	tried []Ref     // backends not to be chosen again
 	now   time.Duration
 	exact bool // ask members, not views
-	stale bool // what a view says may be out of date
+	doubt bool // ask them where a view may be out of date, even if it says yes
+	stale bool // a view that says no may be out of date
 
 	trail [maxDepth]Ref // directors being asked, so that one that leads back is noticed
 	depth int
@@ -76,9 +77,8 @@ func (w *walk) available(ref Ref, s *Slot) bool {
 // trusted where it says yes, for who is chosen is asked again; and where it says no,
 // unless it may be out of date.
 func (w *walk) has(d *Director) bool {
-	v := d.view.Load()
-	if v != nil && !w.exact {
-		if v.ready {
+	if v := d.view.Load(); v != nil && !w.exact {
+		if v.ready && !(w.doubt && d.stale(v, w.now)) {
 			return true
 		}
 		for _, at := range v.directors {
