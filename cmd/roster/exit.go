@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 
 	"roster/cmd/roster/internal/manifest"
 	"roster/store"
@@ -46,6 +47,13 @@ func usage(format string, args ...any) error {
 	return withCode(exitUsage, fmt.Errorf(format, args...))
 }
 
+// privateKey is one in PEM, as it is or quoted, to its end or that of the text.
+var privateKey = regexp.MustCompile(`(?s)-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|$)`)
+
+// secretless is a message that may quote the command line without a key in it, lest that
+// gets into the log of whatever runs the command.
+func secretless(s string) string { return privateKey.ReplaceAllLiteralString(s, "(a private key)") }
+
 // report prints an error, one fault a line, and returns the exit code for it.
 func report(w io.Writer, err error) int {
 	if err == nil {
@@ -56,7 +64,7 @@ func report(w io.Writer, err error) int {
 		return int(ended)
 	}
 	for _, err := range manifest.Each(err) {
-		fmt.Fprintf(w, "roster: %v\n", err)
+		fmt.Fprintf(w, "roster: %s\n", secretless(err.Error()))
 	}
 	var coded *codeError
 	switch {

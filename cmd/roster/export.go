@@ -105,6 +105,10 @@ func export(s streams, format string, entries []store.Entry) error {
 			}
 			continue
 		}
+		if !bytes.Equal(store.RedactValue(e.Key, e.Value), e.Value) {
+			remarks = append(remarks, fmt.Sprintf("%s is left out: it seems to hold a private key, which belongs in a certificate", e.Key))
+			continue
+		}
 		if e.Lease != 0 && format != "vcl" {
 			remarks = append(remarks, fmt.Sprintf("%s is under a lease and ends with it; applied from here, it stays", e.Key))
 		}

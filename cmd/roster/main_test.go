@@ -147,3 +147,18 @@ func TestDemoOriginEndsWithItsContext(t *testing.T) {
 		t.Errorf("code %d, %s", code, errs.String())
 	}
 }
+
+// A key that is given where none belongs is not repeated, not even to who gave it: the
+// message may end in somebody's log.
+func TestAPrivateKeyIsNotRepeated(t *testing.T) {
+	t.Parallel()
+	const key = "-----BEGIN EC PRIVATE KEY-----\nMIGHAgEAMBMG\n-----END EC PRIVATE KEY-----\n"
+	for _, args := range [][]string{
+		{"put", "certificate", "a", key}, {"put", "backend", "a", `"` + key + `"`}, {"put", "backend", "a", "host=" + key}, {"get", "backends", "-o", key}, {key},
+		{"put", "backend", "a", `"-----BEGIN EC PRIVATE KEY-----\nMIGHAgEAMBMG`},
+	} {
+		if got := try(t, nil, "", args...); got.code == exitDone || strings.Contains(got.errors+got.out, "MIGH") {
+			t.Errorf("%.20q: %+v", args, got)
+		}
+	}
+}

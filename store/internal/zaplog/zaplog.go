@@ -27,6 +27,10 @@ func New(log *slog.Logger, level Level, opts ...zap.Option) *zap.Logger {
 	return zap.New(&core{handler: log.Handler(), level: level}, opts...)
 }
 
+// request is the field in which etcd's server logs what it applies, at debug: values as
+// they are put, private keys among them, and tokens of log-ins. It is left out.
+const request = "raftReq"
+
 // A core is immutable, as zapcore wants it: With returns a changed copy.
 type core struct {
 	handler slog.Handler
@@ -61,6 +65,9 @@ func (c *core) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	r := slog.NewRecord(e.Time, level, e.Message, 0)
 	enc := zapcore.NewMapObjectEncoder()
 	for _, f := range slices.Concat(c.fields, fields) {
+		if f.Key == request {
+			continue
+		}
 		clear(enc.Fields)
 		f.AddTo(enc)
 		for k, v := range enc.Fields { // one, or an error and its verbose form

@@ -29,8 +29,10 @@ func TestMessagesArriveWithTheirFields(t *testing.T) {
 	z := zaplog.New(log, same).With(zap.String("member", "a"))
 	z.Warn("slow", zap.Duration("took", time.Second), zap.Int("n", 3), zap.Error(errors.New("why")), zap.Strings("to", []string{"x", "y"}))
 	zaplog.New(log, zaplog.Debug).Error("retrying")
+	z.Warn("Apply", zap.String("raftReq", "put:{key:\"/roster/certificates/a\" value:\"-----BEGIN PRIVATE KEY-----\"}")) // as etcd's server does
 	const want = `level=WARN msg=slow member=a took=1s n=3 error=why to="[x y]"
 level=DEBUG msg=retrying
+level=WARN msg=Apply member=a
 `
 	if out.String() != want {
 		t.Errorf("got\n%swant\n%s", out.String(), want)
