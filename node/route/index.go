@@ -71,7 +71,7 @@ func (e *Edit) Commit() Index {
 // Add adds a route, in place of one of its name.
 func (e *Edit) Add(r *Route) {
 	if old := e.ix.Get(r.Name); old != nil {
-		e.Remove(old)
+		e.takeOut(old)
 	}
 	e.ix.names = e.ix.names.set(r, named(r.Name), e.id)
 	e.count(r.priority, 1)
@@ -84,6 +84,11 @@ func (e *Edit) Remove(r *Route) {
 		return
 	}
 	e.ix.names = e.ix.names.remove(named(r.Name), e.id)
+	e.takeOut(r)
+}
+
+// takeOut removes a route from all but the names.
+func (e *Edit) takeOut(r *Route) {
 	e.count(r.priority, -1)
 	e.each(r, func(h *host, path string, prefix bool) { h.remove(path, prefix, r, e.id) })
 }

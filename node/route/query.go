@@ -27,10 +27,10 @@ type Query struct {
 // next Begin or End. client is who it is from, after --trusted-proxies; health
 // answers for backend.healthy in conditions, and may be nil: then nothing is.
 func (q *Query) Begin(r *message.Request, client netip.Addr, health condition.Health) {
-	q.Skipped, q.err = 0, nil
+	q.Skipped, q.err, q.scratch = 0, nil, q.scratch[:0]
 	path, query, _ := bytes.Cut(r.Target, []byte{'?'})
 	if !normal(path) {
-		if path, q.err = normalize(q.scratch[:0], path); q.err == nil {
+		if path, q.err = normalize(q.scratch, path); q.err == nil {
 			q.scratch = path
 		}
 	}

@@ -206,6 +206,16 @@ func TestQueryKeepsLittleMemory(t *testing.T) {
 		t.Fatalf("a path of %d bytes", len(q.Path()))
 	}
 	q.End()
+	for range 100 { // one after the other, without End
+		q.Begin(request("GET", "/%41", "WWW.Foo.Test"), someClient, nil)
+		if string(q.Path()) != "/A" || string(q.Host()) != "www.foo.test" {
+			t.Fatalf("%s at %s", q.Path(), q.Host())
+		}
+	}
+	if len(q.scratch) > 100 {
+		t.Errorf("%d bytes are used", len(q.scratch))
+	}
+	q.End()
 	if cap(q.scratch) > maxScratch || q.Path() != nil {
 		t.Errorf("%d bytes are kept", cap(q.scratch))
 	}
