@@ -165,9 +165,10 @@ func TestDebianVersions(t *testing.T) {
 func TestLintianFindsNothing(t *testing.T) {
 	t.Parallel()
 	harness.Require(t, "dpkg-deb", "lintian")
-	r := harness.Run(t, "", nil, "lintian", "--fail-on", "error,warning", buildPackage(t, "v1.0.0"))
-	if r.Code != 0 || strings.TrimSpace(r.Stdout) != "" {
-		t.Errorf("lintian: %v", r)
+	// It reads all of the program, several times, which takes longer than a Run may.
+	out, err := exec.CommandContext(t.Context(), "lintian", "--fail-on", "error,warning", buildPackage(t, "v1.0.0")).Output()
+	if err != nil || len(bytes.TrimSpace(out)) > 0 {
+		t.Errorf("lintian: %v\n%s", err, out)
 	}
 }
 
