@@ -68,8 +68,9 @@ type Keeper struct {
 	// What follows is owned by Run.
 
 	lease   int64
-	written bool // the keys are there, perhaps
-	unsure  bool // the last write has failed, perhaps only its answer
+	said    store.Presence // the last that was written
+	written bool           // the keys are there, perhaps
+	unsure  bool           // the last write has failed, perhaps only its answer
 
 	mu     sync.Mutex
 	status Status
@@ -199,12 +200,20 @@ func (k *Keeper) write(ctx context.Context, last []byte, lease int64) ([]byte, e
 	if err != nil {
 		return last, err
 	}
+	k.said = p
 	return value, nil
+}
+
+// urgent says that a node became ready, or that it ends: that happens once, and others
+// wait for it.
+func (k *Keeper) urgent() bool {
+	p := k.config.State()
+	return p.Ready != k.said.Ready || p.Draining != k.said.Draining
 }
 
 // keep writes what changes until the lease or ctx ends.
 func (k *Keeper) keep(ctx context.Context, lease int64, alive <-chan struct{}, last []byte) error {
-	next := time.Now().Add(k.config.Interval) // when it may write again
+	var next time.Time // when it may write again; at once, as nothing was worth saying before
 	timer := time.NewTimer(k.config.Interval)
 	defer timer.Stop()
 	for {
@@ -214,7 +223,7 @@ func (k *Keeper) keep(ctx context.Context, lease int64, alive <-chan struct{}, l
 		case <-alive:
 			return store.ErrNoLease
 		case <-k.changed:
-			if time.Until(next) > 0 {
+			if time.Until(next) > 0 && !k.urgent() {
 				continue // the timer is set for then
 			}
 		case <-timer.C:

@@ -317,3 +317,45 @@ func TestARoleThatMayNotWriteIsToldOnceAndServedOn(t *testing.T) {
 		}
 	}
 }
+
+// An interval that never ends: what is written is written without waiting for it.
+func TestReadinessIsWrittenAtOnce(t *testing.T) {
+	t.Parallel()
+	etcd := storetest.Etcd(t)
+	var ready atomic.Bool
+	var state atomic.Int64
+	r := keep(t, etcd.Store(), "n1", func(c *presence.Config) {
+		c.Interval = time.Hour
+		c.State = func() store.Presence {
+			return store.Presence{ID: "n1", Ready: ready.Load(), Digest: fmt.Sprint(state.Load())}
+		}
+	})
+	r.wait(t)
+	written := func() (p store.Presence) {
+		events, _, err := etcd.Store().Members(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range events {
+			if e.Live {
+				p = *e.Presence
+			}
+		}
+		return p
+	}
+	change := func(what string, ok func(store.Presence) bool) {
+		t.Helper()
+		r.Changed()
+		until(t, what, func() bool { return ok(written()) })
+	}
+	state.Store(1)
+	change("the first change", func(p store.Presence) bool { return p.Digest == "1" })
+	state.Store(2)
+	r.Changed()
+	ready.Store(true)
+	change("its readiness", func(p store.Presence) bool { return p.Ready && p.Digest == "2" })
+	state.Store(3)
+	r.Changed()
+	ready.Store(false)
+	change("the end of that", func(p store.Presence) bool { return !p.Ready && p.Digest == "3" })
+}

@@ -161,6 +161,9 @@ func (f *Fleet) memberFaults() (errs []error) {
 		case IsUnknown:
 			errs = append(errs, fmt.Errorf("node %s is unknown: its presence has ended, and it may be serving by old definitions; roster forget %s, once it is sure to be gone", m.name, m.name))
 		case IsStarting:
+			if f.asked(m.Node) {
+				continue // it knows better than what it wrote a moment ago
+			}
 			errs = append(errs, fmt.Errorf("node %s is not ready", m.name))
 		}
 	}
