@@ -15,6 +15,7 @@ import (
 	"github.com/hashicorp/go-multierror"
 	"github.com/spf13/cobra"
 
+	"roster/cmd/roster/internal/adminclient"
 	"roster/cmd/roster/internal/assign"
 	"roster/cmd/roster/internal/fleet"
 	"roster/cmd/roster/internal/manifest"
@@ -156,6 +157,7 @@ func getCommand(s streams) *cobra.Command {
 		revision int64
 		verbose  bool
 		admin    string
+		asking   adminclient.Client
 	)
 	cmd := &cobra.Command{
 		Use:   "get KIND [NAME]",
@@ -204,7 +206,7 @@ newest to the right, as in Varnish's backend.list -p.`,
 				}
 				ctx, cancel := context.WithTimeout(cmd.Context(), c.limit())
 				defer cancel()
-				return getVerbose(ctx, s.out, admin, k.Name, under, format)
+				return getVerbose(ctx, s.out, asking, admin, k.Name, under, format)
 			}
 			return c.do(cmd.Context(), func(ctx context.Context, st *store.Store) error {
 				if k.Name != "" {
@@ -228,24 +230,25 @@ newest to the right, as in Varnish's backend.list -p.`,
 	outputFlag(cmd, &format, show.Formats)
 	cmd.Flags().Int64Var(&revision, "revision", 0, "as etcd had it at this revision; 0 is now")
 	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "backends with their health and its history, as a node has them")
-	cmd.Flags().StringVar(&admin, "admin", defaultAdmin, "address of that node's admin API, HOST:PORT")
+	cmd.Flags().StringVar(&admin, "admin", defaultAdmin, "address of that node's admin API, HOST:PORT or https://HOST:PORT")
+	asking.Add(cmd.Flags())
 	return cmd
 }
 
 // getVerbose shows one backend, or those under a name, as a node has them.
-func getVerbose(ctx context.Context, w io.Writer, admin, name, under, format string) error {
+func getVerbose(ctx context.Context, w io.Writer, asking adminclient.Client, admin, name, under, format string) error {
 	raw, all := []json.RawMessage{}, []fleet.Backend{}
 	var err error
 	if name != "" {
 		var one json.RawMessage
 		var b fleet.Backend
-		one, b, err = fleet.One(ctx, admin, name)
+		one, b, err = fleet.One(ctx, asking, admin, name)
 		if errors.Is(err, fleet.ErrNoBackend) {
 			return fmt.Errorf("the node at %s has no backend %s; roster get backends -v lists what it has", admin, name)
 		}
 		raw, all = append(raw, one), append(all, b)
 	} else {
-		err = fleet.Each(ctx, admin, under, true, func(item json.RawMessage) error {
+		err = fleet.Each(ctx, asking, admin, under, true, func(item json.RawMessage) error {
 			var b fleet.Backend
 			err := json.Unmarshal(item, &b)
 			raw, all = append(raw, item), append(all, b)

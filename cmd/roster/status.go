@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v2"
 
+	"roster/cmd/roster/internal/adminclient"
 	"roster/cmd/roster/internal/fleet"
 	"roster/cmd/roster/internal/show"
 	"roster/store"
@@ -26,6 +27,7 @@ func statusCommand(s streams) *cobra.Command {
 		admins  []string
 		format  string
 		verbose bool
+		asking  adminclient.Client
 	)
 	cmd := &cobra.Command{
 		Use:   "status",
@@ -53,7 +55,7 @@ named by --admin and does not answer; and 5 if etcd does not answer.`,
 			if err := oneOf("output", format, show.Formats); err != nil {
 				return err
 			}
-			var f fleet.Fleet
+			f := fleet.Fleet{Client: asking}
 			if cmd.Flags().Changed("admin") {
 				f.Ask(cmd.Context(), admins, c.limit(), verbose)
 			} else {
@@ -90,7 +92,8 @@ named by --admin and does not answer; and 5 if etcd does not answer.`,
 		},
 	}
 	c.add(cmd.Flags())
-	cmd.Flags().StringSliceVar(&admins, "admin", []string{defaultAdmin}, "addresses of nodes' admin APIs to ask for the health of backends, HOST:PORT,...")
+	cmd.Flags().StringSliceVar(&admins, "admin", []string{defaultAdmin}, "addresses of nodes' admin APIs to ask for the health of backends, HOST:PORT or https://HOST:PORT,...")
+	asking.Add(cmd.Flags())
 	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "with the history of each backend's probes")
 	outputFlag(cmd, &format, show.Formats)
 	return cmd
@@ -118,6 +121,7 @@ func writeYAML(w io.Writer, v any) error {
 func healthcheckCommand() *cobra.Command {
 	var (
 		admin   string
+		asking  adminclient.Client
 		timeout time.Duration
 	)
 	cmd := &cobra.Command{
@@ -130,7 +134,7 @@ func healthcheckCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
 			defer cancel()
-			status, body, err := fleet.Get(ctx, admin, "/readyz")
+			status, body, err := asking.Get(ctx, admin, "/readyz")
 			if err != nil {
 				return fmt.Errorf("the node at %s does not answer: %w", admin, err)
 			}
@@ -140,7 +144,8 @@ func healthcheckCommand() *cobra.Command {
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&admin, "admin", defaultAdmin, "address of the node's admin API, HOST:PORT")
+	cmd.Flags().StringVar(&admin, "admin", defaultAdmin, "address of the node's admin API, HOST:PORT or https://HOST:PORT")
+	asking.Add(cmd.Flags())
 	cmd.Flags().Var(newDuration(&timeout, 2*time.Second), "timeout", "how long the node may take")
 	return cmd
 }

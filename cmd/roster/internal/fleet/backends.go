@@ -15,6 +15,7 @@ import (
 	"time"
 	"unicode"
 
+	"roster/cmd/roster/internal/adminclient"
 	"roster/prober"
 )
 
@@ -76,9 +77,9 @@ var ErrNoBackend = errors.New("no such backend")
 
 // One asks a node for one backend, with its history: as the node's JSON has it, and
 // what is read of that. The error is ErrNoBackend if there is none.
-func One(ctx context.Context, admin, name string) (raw json.RawMessage, b Backend, err error) {
+func One(ctx context.Context, c adminclient.Client, admin, name string) (raw json.RawMessage, b Backend, err error) {
 	path := (&url.URL{Path: "/v1/backends/" + name}).EscapedPath()
-	code, body, err := Get(ctx, admin, path)
+	code, body, err := c.Get(ctx, admin, path)
 	switch {
 	case err != nil:
 	case code == http.StatusNotFound:
@@ -94,7 +95,7 @@ func One(ctx context.Context, admin, name string) (raw json.RawMessage, b Backen
 
 // Each asks a node for all backends whose names begin with under, page by page, and
 // calls f with each as the node's JSON has it.
-func Each(ctx context.Context, admin, under string, histories bool, f func(json.RawMessage) error) error {
+func Each(ctx context.Context, c adminclient.Client, admin, under string, histories bool, f func(json.RawMessage) error) error {
 	query := "?under=" + url.QueryEscape(under)
 	if histories {
 		query += "&verbose"
@@ -108,7 +109,7 @@ func Each(ctx context.Context, admin, under string, histories bool, f func(json.
 		if next != "" {
 			path += "&after=" + next // a name needs no escaping
 		}
-		if err := getJSON(ctx, admin, path, &page); err != nil {
+		if err := getJSON(ctx, c, admin, path, &page); err != nil {
 			return err
 		}
 		for _, item := range page.Items {
@@ -123,8 +124,8 @@ func Each(ctx context.Context, admin, under string, histories bool, f func(json.
 }
 
 // backends reads the whole list.
-func backends(ctx context.Context, admin string, histories bool) (all []Backend, err error) {
-	err = Each(ctx, admin, "", histories, func(item json.RawMessage) error {
+func backends(ctx context.Context, c adminclient.Client, admin string, histories bool) (all []Backend, err error) {
+	err = Each(ctx, c, admin, "", histories, func(item json.RawMessage) error {
 		var b Backend
 		err := json.Unmarshal(item, &b)
 		all = append(all, b)

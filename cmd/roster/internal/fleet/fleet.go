@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -17,6 +16,7 @@ import (
 
 	"github.com/hashicorp/go-multierror"
 
+	"roster/cmd/roster/internal/adminclient"
 	"roster/cmd/roster/internal/manifest"
 	"roster/store"
 )
@@ -30,6 +30,8 @@ type Fleet struct {
 	Nodes        []Node         `json:"nodes"` // that were asked
 	// NotAsked says why no node was; empty if one was.
 	NotAsked string `json:"not_asked,omitempty"`
+
+	Client adminclient.Client `json:"-"` // that asks nodes
 }
 
 // Etcd is what etcd holds under the prefix.
@@ -100,35 +102,8 @@ type dangling struct {
 	Missing string `json:"missing"`
 }
 
-// maxAnswer bounds what is read of an answer: a page of 1000 backends is well below.
-const maxAnswer = 64 << 20
-
-// Get asks a node's admin API for a path and returns the status and the body. An
-// address without a host, or with one that stands for all, means this host.
-func Get(ctx context.Context, admin, path string) (code int, body string, err error) {
-	host, port, err := net.SplitHostPort(admin)
-	if err != nil {
-		return 0, "", err
-	}
-	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
-		host = "127.0.0.1"
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(host, port)+path, nil)
-	if err != nil {
-		return 0, "", err
-	}
-	transport := &http.Transport{DisableKeepAlives: true} // and no proxy of the environment
-	resp, err := transport.RoundTrip(req)
-	if err != nil {
-		return 0, "", err
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
-	return resp.StatusCode, strings.TrimSpace(string(b)), err
-}
-
-func getJSON(ctx context.Context, admin, path string, into any) error {
-	code, body, err := Get(ctx, admin, path)
+func getJSON(ctx context.Context, c adminclient.Client, admin, path string, into any) error {
+	code, body, err := c.Get(ctx, admin, path)
 	if err != nil {
 		return err
 	}
@@ -152,7 +127,7 @@ func (f *Fleet) Ask(ctx context.Context, admins []string, timeout time.Duration,
 	var wg sync.WaitGroup
 	for i, admin := range admins {
 		f.Nodes[i].Admin = admin
-		wg.Go(func() { f.Nodes[i].ask(ctx, histories) })
+		wg.Go(func() { f.Nodes[i].ask(ctx, f.Client, histories) })
 	}
 	wg.Wait()
 }
@@ -167,13 +142,13 @@ func (f *Fleet) AskLocal(ctx context.Context, admin string, timeout time.Duratio
 	}
 }
 
-func (n *Node) ask(ctx context.Context, histories bool) {
-	err := getJSON(ctx, n.Admin, "/v1/status", &n.Status)
+func (n *Node) ask(ctx context.Context, c adminclient.Client, histories bool) {
+	err := getJSON(ctx, c, n.Admin, "/v1/status", &n.Status)
 	if err == nil {
 		err = json.Unmarshal(n.Status, &n.status)
 	}
 	if err == nil {
-		n.Backends, err = backends(ctx, n.Admin, histories)
+		n.Backends, err = backends(ctx, c, n.Admin, histories)
 	}
 	if err != nil {
 		n.Error = err.Error()

@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"roster/cmd/roster/internal/adminclient"
 	"roster/cmd/roster/internal/fleet"
 	"roster/store"
 	"roster/store/storetest"
@@ -181,7 +182,7 @@ func TestGetOfAnAddressForAllMeansThisHost(t *testing.T) {
 	t.Parallel()
 	_, port, _ := strings.Cut(node(t, fine, ""), ":")
 	for _, admin := range []string{":" + port, "0.0.0.0:" + port} {
-		code, body, err := fleet.Get(context.Background(), admin, "/v1/status")
+		code, body, err := adminclient.Client{}.Get(context.Background(), admin, "/v1/status")
 		if err != nil || code != http.StatusOK || body != fine {
 			t.Errorf("%s: %d %s %v", admin, code, body, err)
 		}
