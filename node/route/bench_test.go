@@ -122,6 +122,7 @@ func BenchmarkEdit(b *testing.B) {
 		b.Run(fmt.Sprintf("by=%s/routes=%d", row.kind, row.n), func(b *testing.B) {
 			ix := indexOf(b, row.kind, row.n)
 			i := 0
+			runtime.GC()
 			b.ReportAllocs()
 			for b.Loop() {
 				k := i * 7919 % row.n
