@@ -35,7 +35,7 @@ func run(ctx context.Context, args []string, s streams, env func(string) (string
 	root := rootCommand(s, func(flags *pflag.FlagSet) error {
 		begun = true
 		// What a command is to do is said each time, and never by the environment.
-		return settings.FromEnv(flags, env, "file", "apply", "dry-run", "if-revision", "revision", "backend", "force", "reason", "for")
+		return settings.FromEnv(flags, env, "file", "apply", "dry-run", "if-revision", "revision", "backend", "force", "reason", "for", "header", "client")
 	})
 	root.SetArgs(args)
 	root.SetIn(s.in)
@@ -92,7 +92,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 invalid definition, 4 conflict,
 		schemaCommand(s),
 		nodeCommand(s), putCommand(s), getCommand(s), deleteCommand(s), applyCommand(s), validateCommand(s),
 		importVCLCommand(s), exportCommand(s),
-		statusCommand(s), healthCommand(s), drainCommand(s), registerCommand(s), forgetCommand(s), probeCommand(s), healthcheckCommand(), originCommand(s), versionCommand(s), manCommand(s),
+		statusCommand(s), healthCommand(s), drainCommand(s), registerCommand(s), forgetCommand(s), probeCommand(s), explainCommand(s), healthcheckCommand(), originCommand(s), versionCommand(s), manCommand(s),
 	)
 	root.InitDefaultCompletionCmd()
 	for _, cmd := range root.Commands() {
