@@ -203,7 +203,7 @@ func TestDashboardShowsWhatIsExported(t *testing.T) {
 			exist(t, p.Title, target.Expr, all)
 		}
 	}
-	for _, want := range []string{"Fleet", "Requests", "Latency", "Clients", "Backends", "Probes", "The machine"} {
+	for _, want := range []string{"Fleet", "Requests", "Latency", "Clients", "Directors", "Backends", "Probes", "The machine"} {
 		if !rows[want] {
 			t.Errorf("there is no row %s in %v", want, slices.Sorted(maps.Keys(rows)))
 		}
