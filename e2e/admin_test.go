@@ -269,7 +269,7 @@ func TestOffLoopbackTheAdminAPINeedsATokenAndTLS(t *testing.T) {
 		return path
 	}
 	ca := certstest.NewCA(t)
-	cert, key := ca.Issue(t, "node.test").Write(t, dir, "admin")
+	cert, key := ca.Issue(t, "node.test", "localhost").Write(t, dir, "admin")
 	const first, second = "0123456789abcdef-first", "0123456789abcdef-second"
 	tokens := file("tokens", first+"\n")
 	_, port, _ := strings.Cut(harness.FreeAddress(t), ":")
@@ -317,6 +317,13 @@ func TestOffLoopbackTheAdminAPINeedsATokenAndTLS(t *testing.T) {
 	file("tokens", second+"\n")
 	if one, two := with(first), with(second); one != http.StatusUnauthorized || two != http.StatusOK {
 		t.Errorf("after the change: with the first token %d, with the second %d", one, two)
+	}
+	roots := file("ca", ca.PEM)
+	for _, command := range []string{"get backend web-1 -v -o json", "healthcheck", "status --etcd " + node.Endpoints()} {
+		args := append(strings.Fields(command), "--admin", "https://localhost:"+port, "--admin-token-file", tokens, "--admin-ca", roots)
+		if r := harness.CLI(t, args...); r.Code != 0 {
+			t.Errorf("roster %s: %v", command, r)
+		}
 	}
 	if strings.Contains(node.Log(), first) || strings.Contains(node.Log(), second) {
 		t.Error("a token is in the log")
