@@ -32,8 +32,8 @@ const (
 // value "on".
 const SeriesLabel = "roster.metrics"
 
-// defaultSeriesLimit keeps a scrape below half a megabyte: at ten series a backend one of
-// 100,000 backends would be 40.
+// defaultSeriesLimit keeps a scrape below half a megabyte. With series for each of
+// 100,000 backends it is 40, and more than a second's work (docs/PERFORMANCE.md).
 const defaultSeriesLimit = 1000
 
 // MetricsConfig bounds what a scrape of the metrics has.
