@@ -84,7 +84,7 @@ type budget struct{ *client }
 
 // Take is exchange.Budget's.
 func (b budget) Take() bool {
-	if b.ask.Take() {
+	if b.ask.Take(b.p.now()) {
 		return true
 	}
 	b.shard.refused.Add(1)

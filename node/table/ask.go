@@ -171,8 +171,10 @@ const backendRetries = 0.2
 
 // Take says whether the request may be tried again, as far as the budget of retries
 // goes: that of the first director asked, else the backend's own. It takes one from it.
-// Before a Pick it is false.
-func (a *Ask) Take() bool {
+// now is the time since Applier.Start: a try may have lasted for long. Before a Pick it
+// is false.
+func (a *Ask) Take(now time.Duration) bool {
+	a.now = max(a.now, now)
 	return a.budget != nil && a.budget.Take(a.share, a.now)
 }
 

@@ -216,7 +216,7 @@ func TestRetriesComeFromTheOutermostDirectorsBudget(t *testing.T) {
 				t.Fatal(err)
 			}
 			a.Done(Bad, 0, time.Second)
-			if a.Take() {
+			if a.Take(time.Second) {
 				n++
 			}
 		}
@@ -227,6 +227,36 @@ func TestRetriesComeFromTheOutermostDirectorsBudget(t *testing.T) {
 		if low, high := int(share*1000), int(share*1000)+20; n < low || n > high || share == 0 && n != 0 { // and the few that are always free
 			t.Errorf("%s: %d of 1000 may be tried again, want %d to %d", path, n, low, high)
 		}
+	}
+}
+
+// TestRetryBudgetIsThatOfTheMoment: not of the time when requests began that took long to
+// fail. Each would see the budget of then.
+func TestRetryBudgetIsThatOfTheMoment(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	tab := f.put("backends/a", host(1), "backends/b", host(2), "directors/d", `{"type":"round_robin","backends":["a","b"]}`,
+		"routes/d", `{"backend":"d","retries":1}`)
+	asks := make([]Ask, 1000)
+	for i := range asks {
+		a := &asks[i]
+		a.Begin(&message.Request{Method: []byte("GET"), Target: []byte("/")}, noClient, time.Second)
+		_, ref, err := tab.Match(a)
+		if err == nil {
+			_, err = tab.Pick(ref, a)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	taken := 0
+	for i := range asks {
+		if asks[i].Take(time.Minute) {
+			taken++
+		}
+	}
+	if taken < 1 || taken > 20 { // without a request in the last seconds, the few that are always free
+		t.Errorf("%d of 1000 may be tried again", taken)
 	}
 }
 
