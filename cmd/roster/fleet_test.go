@@ -3,10 +3,13 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"os"
 	"regexp"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/spf13/pflag"
 
 	"roster/store"
 	"roster/store/storetest"
@@ -153,5 +156,40 @@ func TestNamesAreCompletedFromEtcd(t *testing.T) {
 	}
 	if got := try(t, nil, "", "__complete", "drain", "--etcd", "127.0.0.1:1", ""); got.out != ":4\n" {
 		t.Errorf("without etcd: %+v", got)
+	}
+}
+
+// The commands of docs/FLEET.md are roster's, with flags that they have, and the presence
+// that it shows is one.
+func TestFleetPageHasTheCommandsAndFieldsThatThereAre(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("../../docs/FLEET.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := regexp.MustCompile(`(?m)^(?:\$ )?roster (.*)$`).FindAllSubmatch(page, -1)
+	if len(lines) < 4 {
+		t.Fatalf("%d commands, want 4 or more", len(lines))
+	}
+	for _, line := range lines {
+		words, _, _ := strings.Cut(string(line[1]), " -- ")
+		cmd, rest, err := rootCommand(streams{}, func(*pflag.FlagSet) error { return nil }).Find(strings.Fields(words))
+		if err != nil {
+			t.Errorf("roster %s: %v", words, err)
+			continue
+		}
+		for _, word := range rest {
+			if name, ok := strings.CutPrefix(word, "--"); ok && cmd.Flags().Lookup(name) == nil {
+				t.Errorf("roster %s: there is no flag %s", words, word)
+			}
+		}
+	}
+	_, after, _ := strings.Cut(string(page), "```json\n")
+	value, _, _ := strings.Cut(after, "```")
+	dec := json.NewDecoder(strings.NewReader(value))
+	dec.DisallowUnknownFields()
+	var p store.Presence
+	if err := dec.Decode(&p); err != nil || p.Revision == 0 || len(p.Leaving) != 1 || !p.Leaving[0].Settled {
+		t.Errorf("the presence it shows: %v, %+v", err, p)
 	}
 }
