@@ -1,7 +1,6 @@
 package table
 
 import (
-	"encoding/base64"
 	"net/netip"
 	"strings"
 	"time"
@@ -186,7 +185,7 @@ func (a *Ask) Cookie() (c *store.Cookie, value []byte, ok bool) {
 	if a.cookie == nil {
 		return nil, nil, false
 	}
-	return a.cookie, base64.RawURLEncoding.AppendEncode(a.text[:0], a.tag[:]), true
+	return a.cookie, tagForm.AppendEncode(a.text[:0], a.tag[:]), true
 }
 
 // Pick chooses the backend that a request to ref goes to. Its error is

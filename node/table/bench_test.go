@@ -107,6 +107,47 @@ func BenchmarkApplyDefaultProbe(b *testing.B) {
 	}
 }
 
+// One member more, and one less, of a director that selects 10,000, and a change of one
+// member's health as the refresher sees it.
+func BenchmarkDirectorOneMember(b *testing.B) {
+	const n = 10_000
+	for _, kind := range []string{"round_robin", "fallback", "random", "hash", "shard", "least_connections", "p2c"} {
+		load := func(b *testing.B) *Applier {
+			c := watcher.Change{Revision: 1, Listed: true}
+			for i := range n {
+				key := store.Key{Kind: store.Backends, Name: fmt.Sprintf("web-%06d", i)}
+				c.Puts = append(c.Puts, decode(b, key, strings.Replace(address(i), "}", `,"labels":{"app":"web"}}`, 1), 1, 1))
+			}
+			c.Puts = append(c.Puts, decode(b, store.Key{Kind: store.Directors, Name: "default"}, `{"type":"`+kind+`","select":{"app":"web"}}`, 1, 1))
+			a := NewApplier(pool.New(pool.Config{}))
+			a.Apply(c)
+			runtime.GC()
+			return a
+		}
+		b.Run("member/type="+kind, func(b *testing.B) {
+			a := load(b)
+			key := store.Key{Kind: store.Backends, Name: fmt.Sprintf("web-%06d", n/2)}
+			item := decode(b, key, `{"host":"10.9.9.9","labels":{"app":"web"}}`, 1, 1)
+			revision := int64(1)
+			b.ReportAllocs()
+			for b.Loop() { // two changes
+				revision += 2
+				a.Apply(watcher.Change{Revision: revision - 1, Deletes: []store.Key{key}})
+				item.CreateRevision, item.ModRevision = revision, revision
+				a.Apply(watcher.Change{Revision: revision, Puts: []watcher.Item{item}})
+			}
+		})
+		b.Run("health/type="+kind, func(b *testing.B) {
+			a := load(b)
+			ref, _ := a.Current().names.Get([]byte("default"))
+			b.ReportAllocs()
+			for b.Loop() {
+				a.views.remake(ref)
+			}
+		})
+	}
+}
+
 // One backend deleted and created again.
 func BenchmarkApplyDeleteAndCreate(b *testing.B) {
 	for _, n := range []int{10, 1_000, 10_000, 100_000} {
@@ -159,10 +200,12 @@ func BenchmarkPick(b *testing.B) {
 			a := NewApplier(pool.New(pool.Config{}))
 			t := a.Apply(backends(b, n))
 			b.ReportAllocs()
+			b.ResetTimer()
 			b.RunParallel(func(pb *testing.PB) {
 				var ask Ask
-				ask.Begin(&message.Request{}, noClient, 0)
+				r := &message.Request{}
 				for pb.Next() {
+					ask.Begin(r, noClient, 0)
 					if _, err := t.Pick(t.fallback, &ask); err != nil {
 						b.Fatal(err)
 					}

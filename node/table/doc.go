@@ -24,8 +24,22 @@
 // the verdict of the older one; so no request sees one definition with the verdict
 // on another. The queue of a sick backend is shut.
 //
+// # Directors
+//
+// A request is an [Ask]: [Table.Match] finds its route, [Table.Pick] its backend, and
+// [Ask.Done] tells what came of it. A director's choice is package balancer's, from a view
+// of its members' health that is made off the request path: with the director, and by
+// [Applier.Run] when health, an override or the definition of a member changes, many
+// changes at once. A view is a hint. Whom it offers is looked up in the request's own
+// table, and where it may be out of date, members themselves are asked; so a request gets
+// a healthy backend while there is one, and never one of another revision.
+//
+// Directors that select by labels are in an index with the backends, so a change costs
+// what is selected. What a director remembers (its turn, who is ejected, ramps) lives as
+// long as its name is a director, and of members by their names.
+//
 // # Concurrency
 //
-// A Table may be read from any goroutine, for ever. An Applier belongs to one
-// goroutine; its Current may be called from any.
+// A Table may be read from any goroutine, for ever. Apply belongs to one goroutine; the
+// Applier's other methods may be called from any. An Ask belongs to one request at a time.
 package table

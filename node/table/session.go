@@ -12,7 +12,10 @@ import (
 // those who know the fleet's secret.
 type tag [16]byte
 
-// tagText is how long a tag is in a cookie: base64url without padding.
+// tagForm is how a tag is written in a cookie.
+var tagForm = base64.RawURLEncoding.Strict()
+
+// tagText is how long a tag is in it.
 const tagText = 22
 
 func tagOf(secret *store.Secret, director, member string) tag {
@@ -59,7 +62,7 @@ func (s *sessions) find(value []byte) int {
 	if len(value) != tagText {
 		return -1
 	}
-	if n, err := base64.RawURLEncoding.Decode(x[:], value); err != nil || n != len(x) {
+	if n, err := tagForm.Decode(x[:], value); err != nil || n != len(x) {
 		return -1
 	}
 	at, ok := s.at[x]

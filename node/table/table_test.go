@@ -326,6 +326,33 @@ func TestMatchAndPickDoNotAllocate(t *testing.T) {
 	}
 }
 
+func TestDirectorsDoNotAllocate(t *testing.T) {
+	for _, kind := range []string{"round_robin", "fallback", "random", "hash", "shard", "least_connections", "p2c"} {
+		f := newFixture(t)
+		tab := f.put("backends/a", host(1), "backends/b", host(2), "secret", strings.Repeat("k", 32),
+			"directors/in", `{"type":"`+kind+`","backends":["a","b"],"outlier":{}}`,
+			"directors/d", `{"type":"`+kind+`","backends":["in","a"],"cookie":{"name":"s"}}`)
+		d := ref(t, tab, "d")
+		r := &message.Request{Method: []byte("GET"), Target: []byte("/x"), Fields: []message.Field{{ID: message.Cookie, Name: []byte("Cookie"), Value: []byte("a=b; s=1234567890123456789012")}}}
+		var ask Ask
+		if n := testing.AllocsPerRun(100, func() {
+			ask.Begin(r, noClient, tab.views.now())
+			for range 2 {
+				if _, err := tab.Pick(d, &ask); err != nil {
+					t.Fatal(err)
+				}
+				if _, value, ok := ask.Cookie(); !ok || len(value) != tagText {
+					t.Fatalf("cookie %q, %t", value, ok)
+				}
+				ask.Done(Good, 1, tab.views.now())
+			}
+			ask.End()
+		}); n != 0 {
+			t.Errorf("%s: %v allocations a request, want none", kind, n)
+		}
+	}
+}
+
 func TestPickReturnsNoBackendForADanglingName(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

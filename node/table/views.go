@@ -152,7 +152,6 @@ func (a *Applier) Run(ctx context.Context) error {
 			return nil
 		case <-pause.C:
 		}
-		timer.Reset(0)
 		if next == 0 {
 			timer.Stop()
 		} else {

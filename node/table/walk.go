@@ -26,6 +26,7 @@ type walk struct {
 	exact bool // ask members, not views
 	doubt bool // ask them where a view may be out of date, even if it says yes
 	stale bool // a view that says no may be out of date
+	met   bool // a member that is a director was asked about
 
 	trail [maxDepth]Ref // directors being asked, so that one that leads back is noticed
 	depth int
@@ -55,12 +56,15 @@ func (w *walk) member(d *Director, i int, backend func(*Slot) bool) bool {
 	m := &d.Members[i]
 	s := w.t.slots.at(m.Ref)
 	switch {
-	case s == nil || m.Seat.Ejected(w.now):
+	case s == nil:
 		return false
 	case s.Backend != nil:
-		return backend(s) && !slices.Contains(w.tried, m.Ref)
+		return backend(s) && !m.Seat.Ejected(w.now) && !slices.Contains(w.tried, m.Ref)
+	case s.Director == nil:
+		return false
 	}
-	return s.Director != nil && w.available(m.Ref, s)
+	w.met = true
+	return !m.Seat.Ejected(w.now) && w.available(m.Ref, s)
 }
 
 // available says whether a director has anybody to choose, and may itself be chosen.
@@ -161,12 +165,12 @@ func (w *walk) latency(d *Director, i int) *balancer.Latency {
 // makeView looks at a director's members. w.t need not be published, but has to be
 // complete. The caller holds views.making.
 func (w *walk) makeView(ref Ref, d *Director) *view {
-	w.d, w.depth, w.asked = d, 0, 0
+	w.d, w.depth, w.asked, w.met = d, 0, 0, false
 	w.push(ref)
 	v := &view{View: d.run.state.View(d.Def, d.Members, w, d.run.last, w.now)}
 	d.run.last = v.View
 	v.ready = v.Available()
-	for i := range d.Members {
+	for i := 0; w.met && i < len(d.Members); i++ {
 		s := w.t.slots.at(d.Members[i].Ref)
 		if s != nil && s.Director != nil && d.Members[i].Weight > 0 {
 			v.directors = append(v.directors, int32(i))
