@@ -338,3 +338,38 @@ func TestPickAndReportWhileViewsAreMade(t *testing.T) {
 		wg.Wait()
 	}
 }
+
+// Of members in turn, one that fails each time is the first choice of its share of requests
+// and no more: retries take nobody's turn, and are spread evenly over the others in turn.
+func TestRetriesTakeNobodysTurn(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []store.DirectorType{store.RoundRobin, store.LeastConnections} {
+		for _, n := range []int{2, 4} {
+			members, healthy := many(n)
+			view := seeded(1).View(director(kind), members, healthy, nil, 0)
+			first, second := make([]int, n), make([]int, n)
+			const requests = 4000
+			for range requests {
+				at := view.Pick(&balancer.Query{}, healthy)
+				first[at]++
+				if at == 0 {
+					tried := slices.Clone(healthy)
+					tried[0].sick = true
+					second[view.Pick(&balancer.Query{Retry: 1}, tried)]++
+				}
+			}
+			for at, got := range first {
+				if got != requests/n {
+					t.Errorf("%s of %d: first choices are %v, want %d of %d", kind, n, first, requests/n, at)
+				}
+			}
+			shares := make([]float64, n-1)
+			for i := range shares {
+				shares[i] = 1
+			}
+			if n > 2 && kind == store.RoundRobin {
+				fit(t, fmt.Sprintf("%s of %d: retries", kind, n), second[1:], shares...)
+			}
+		}
+	}
+}

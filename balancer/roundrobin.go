@@ -2,10 +2,16 @@ package balancer
 
 import "slices"
 
-// cursor is the number of the turn, and goes on to the next.
+// cursor is the number of the turn, and goes on to the next. For a retry it is any
+// number, and takes nobody's turn: if it took the next, then of two members, one of
+// which fails, that one would be the first choice of every request, and not of every
+// other.
 func (v *View) cursor(q *Query) uint64 {
 	if q.Peek {
 		return v.state.cursor.Load()
+	}
+	if q.Retry > 0 {
+		return v.state.random()
 	}
 	return v.state.cursor.Add(1) - 1
 }
@@ -22,6 +28,9 @@ func (v *View) roundRobin(q *Query, m Members) int {
 	n := len(v.live)
 	if n == 0 {
 		return -1
+	}
+	if q.Retry > 0 {
+		return v.random(m)
 	}
 	if v.sums != nil {
 		for range redraws {
