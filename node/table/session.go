@@ -59,6 +59,9 @@ func (t *Table) sessions(d *Director, old *view) *sessions {
 // find returns the position that a cookie's value means, -1 for none.
 func (s *sessions) find(value []byte) int {
 	var x tag
+	if n := len(value); n == tagText+2 && value[0] == '"' && value[n-1] == '"' {
+		value = value[1 : n-1] // as RFC 6265 4.1.1 lets a client write it
+	}
 	if len(value) != tagText {
 		return -1
 	}
