@@ -103,8 +103,8 @@ func BenchmarkScrape(b *testing.B) {
 }
 
 // Requests of four clients without a pause, alone and beside a client that scrapes
-// /metrics without a pause, which is what scrapes may do to requests at worst, or once
-// a second. All are measured in turn, several times, in one node.
+// /metrics without a pause, which is what scrapes may do to requests at worst, or with
+// a second between scrapes. All are measured in turn, several times, in one node.
 func BenchmarkRequestsBesideScrapes(b *testing.B) {
 	const (
 		clients = 4
