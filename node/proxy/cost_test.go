@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"runtime"
+	"strings"
 	"testing"
 
 	"roster/http1"
@@ -39,6 +40,35 @@ func TestNoAllocations(t *testing.T) {
 	})
 	if got > asking {
 		t.Errorf("%v allocations per request, %v of them in the table", got, asking)
+	}
+}
+
+// TestDirectorsCostNoMemory: nor do a route that changes the request, directors one in the
+// other, the time that p2c wants, retries with their budget, and a session cookie.
+func TestDirectorsCostNoMemory(t *testing.T) {
+	ln := benchOrigin(t, answerOf(1<<10))
+	for _, kind := range []string{"round_robin", "random", "least_connections", "p2c", "fallback", "hash", "shard"} {
+		r := newRig(t, Config{}, definitions{
+			"secret":            strings.Repeat("0123456789abcdef", 2),
+			"backends/a":        `{"host": "` + ln.Addr().String() + `"}`,
+			"directors/default": `{"type": "` + kind + `", "backends": ["inner"], "cookie": {}, "outlier": {}}`,
+			"directors/inner":   `{"type": "` + kind + `", "backends": ["a"]}`,
+			"routes/all": `{"match": {"host": "www.example.com", "path": "/path/*"}, "backend": "default", "retries": 3, "strip_prefix": "/path",
+				"rewrite_host": "x", "request_headers": {"set": {"X-A": "1"}}, "response_headers": {"add": {"X-B": "2"}}}`,
+		})
+		c, request := newBenchClient(t, r.addr), []byte(browserGet)
+		do := func() {
+			if err := c.do(request, 1<<10); err != nil {
+				t.Fatal(err)
+			}
+		}
+		do()
+		if n := testing.AllocsPerRun(500, do); n > 0 {
+			t.Errorf("%s: %v allocations per request", kind, n)
+		}
+		if got := r.told(); got.good < 501 || got.bad+got.unknown > 0 {
+			t.Errorf("%s: told %+v", kind, got)
+		}
 	}
 }
 
