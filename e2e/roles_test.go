@@ -96,6 +96,11 @@ func TestATeamMayWriteItsOwnDefinitionsOnly(t *testing.T) {
 		t.Errorf("the node answers %v", a)
 	}
 
+	harness.Until(t, "the node's presence", func() (bool, any) {
+		r := g.etcdctl("ann", "get", "--prefix", "--keys-only", "/roster-nodes/")
+		return strings.Contains(r.Stdout, "/roster-nodes/"), r
+	})
+
 	for _, refused := range [][]string{
 		{"put", "backend", "web-1", "host=10.0.0.7"},
 		{"put", "backend", "team-b/web-1", "host=10.0.0.7"},
