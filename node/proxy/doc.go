@@ -46,6 +46,13 @@
 // would leave every abandoned request at its backend until first_byte_timeout. In
 // tunnels the end of one direction is passed on, and the other goes on.
 //
+// # What the table is told
+//
+// Of each backend that it chose for a request it is told once what came of that: when
+// the answer is here as a whole, or when it failed, before another is chosen; of a tunnel
+// at the switch, for it may last for days. A request that is sent again to the same
+// backend is one choice.
+//
 // # Bounds
 //
 // Bodies stream: a request holds at most one buffer of 64 KiB for each direction
