@@ -325,7 +325,7 @@ func (a *Ask) returning(v *view) int {
 	w := &a.walk
 	at := -1
 	cookies(a.request, w.d.Def.Cookie.Name, func(value []byte) bool {
-		if i := v.sessions.find(value); i >= 0 && (w.member(w.d, i, (*Slot).reachable) || w.drained(i)) {
+		if i := v.sessions.find(value); i >= 0 && !w.d.Members[i].Seat.Ejected(w.now) && (w.member(w.d, i, (*Slot).reachable) || w.drained(i)) {
 			at = i
 		}
 		return at < 0

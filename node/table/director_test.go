@@ -416,8 +416,44 @@ func TestExplainPickSaysWhatEachMemberIs(t *testing.T) {
 			t.Errorf("why: %q, %q", choices[0].Why, choices[1].Why)
 		}
 	}
+	tab = f.put("directors/top", `{"type":"fallback","backends":["mid","e"]}`, "directors/mid", `{"type":"random","backends":["top","e","gone"]}`)
+	choices, _, err := tab.ExplainPick(ref(t, tab, "top"), &a)
+	var why []string
+	for _, c := range choices {
+		for _, m := range c.Members {
+			why = append(why, fmt.Sprintf("%s.%s %s", c.Director, m.Name, m.State))
+		}
+	}
+	if got := strings.Join(why, ", "); err == nil || got != "top.mid sick, top.e sick, mid.top cycle, mid.e sick, mid.gone missing, e.sick sick" {
+		t.Errorf("of directors without anybody: %s, %v", got, err)
+	}
 	if choices, b, err := tab.ExplainPick(ref(t, tab, "e"), &a); err == nil || b != nil || len(choices) != 1 || choices[0].Why == "" {
 		t.Errorf("of a sick director: %+v, %v, %v", choices, b, err)
+	}
+}
+
+// An ejection is health, and does not count in a panic: with all ejected, requests still go
+// to all of them.
+func TestAllEjectedInPanicAreUsed(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	tab := f.put("backends/a", host(1), "backends/b", host(2),
+		"directors/d", `{"type":"round_robin","backends":["a","b"],"panic":0.5,"outlier":{"consecutive":1,"max_share":1}}`,
+		"directors/top", `{"type":"round_robin","backends":["d"]}`)
+	var a Ask
+	for range 4 {
+		for _, name := range []string{"d", "top"} {
+			a.Begin(&message.Request{Target: []byte("/x")}, noClient, tab.views.now())
+			if _, err := tab.Pick(ref(t, tab, name), &a); err != nil {
+				t.Fatalf("with members that fail each request, %s: %v", name, err)
+			}
+			a.Done(Bad, 0, tab.views.now())
+		}
+	}
+	for _, m := range tab.Lookup("d").Director.Members {
+		if !m.Seat.Ejected(tab.views.now()) {
+			t.Errorf("%s is not ejected", m.Name)
+		}
 	}
 }
 

@@ -50,7 +50,8 @@ const (
 )
 
 // ExplainPick says how a request to ref would be given to a backend, director by
-// director. It moves nothing: what it chooses by turns or at random is what the next
+// director; where there is nobody to choose, also the directors below that are why. It
+// moves nothing: what it chooses by turns or at random is what the next
 // request may get. b and err are as Pick's, and nothing has to be told afterwards. a is
 // one that has begun, and has no pick to be told of.
 func (t *Table) ExplainPick(ref Ref, a *Ask) (choices []Choice, b *Backend, err error) {
@@ -72,7 +73,7 @@ func (t *Table) ExplainPick(ref Ref, a *Ask) (choices []Choice, b *Backend, err 
 	w.tried, w.exact, w.depth, w.asked = a.tried, true, 0, 0
 	if !found {
 		w.push(ref)
-		choices = append(choices, w.choice(s.Director, -1, "no member may be chosen"))
+		choices = w.nobody(s.Director, nil)
 		if s.refused() {
 			choices[0].Why = fmt.Sprintf("the operator's word on it is %q", s.Override.Def.State)
 		}
@@ -90,6 +91,31 @@ func (t *Table) ExplainPick(ref Ref, a *Ask) (choices []Choice, b *Backend, err 
 	clear(a.steps[:a.depth])
 	a.backend, a.depth = nil, 0
 	return choices, b, nil
+}
+
+// maxNobody bounds the directors of an explanation of why there is no choice.
+const maxNobody = 32
+
+// nobody adds the choice of a director that has none, the last of the trail, and those of
+// the directors below it that have none, each once: the reason is there.
+func (w *walk) nobody(d *Director, choices []Choice) []Choice {
+	w.asked = 0
+	c := w.choice(d, -1, "no member may be chosen")
+	choices = append(choices, c)
+	for i := range d.Members {
+		if len(choices) == maxNobody {
+			break
+		}
+		ref := d.Members[i].Ref
+		s := w.t.slots.at(ref)
+		if c.Members[i].State != StateSick || s.Director == nil || s.refused() ||
+			slices.ContainsFunc(choices, func(c Choice) bool { return c.Director == s.Name }) || !w.push(ref) {
+			continue
+		}
+		choices = w.nobody(s.Director, choices)
+		w.depth--
+	}
+	return choices
 }
 
 func (a *Ask) why(s *step) string {

@@ -45,13 +45,16 @@ func (w *walk) push(ref Ref) bool {
 }
 
 // Available is of balancer.Members.
-func (w *walk) Available(i int) bool { return w.member(w.d, i, (*Slot).Available) }
+func (w *walk) Available(i int) bool {
+	return !w.d.Members[i].Seat.Ejected(w.now) && w.member(w.d, i, (*Slot).Available)
+}
 
-// Present is of balancer.Members. A director that has nobody to choose is not there.
+// Present is of balancer.Members. A director that has nobody to choose is not there; one
+// that was ejected is, as is who is sick.
 func (w *walk) Present(i int) bool { return w.member(w.d, i, (*Slot).present) }
 
-// member says whether a member may be chosen: a director that has a choice, a backend
-// that was not tried and for which backend holds.
+// member says whether a member may be chosen, were it not ejected: a director that has a
+// choice, a backend that was not tried and for which backend holds.
 func (w *walk) member(d *Director, i int, backend func(*Slot) bool) bool {
 	m := &d.Members[i]
 	s := w.t.slots.at(m.Ref)
@@ -59,12 +62,12 @@ func (w *walk) member(d *Director, i int, backend func(*Slot) bool) bool {
 	case s == nil:
 		return false
 	case s.Backend != nil:
-		return backend(s) && !m.Seat.Ejected(w.now) && !slices.Contains(w.tried, m.Ref)
+		return backend(s) && !slices.Contains(w.tried, m.Ref)
 	case s.Director == nil:
 		return false
 	}
 	w.met = true
-	return !m.Seat.Ejected(w.now) && w.available(m.Ref, s)
+	return w.available(m.Ref, s)
 }
 
 // available says whether a director has anybody to choose, and may itself be chosen.
@@ -86,7 +89,7 @@ func (w *walk) has(d *Director) bool {
 			return true
 		}
 		for _, at := range v.directors {
-			if w.member(d, int(at), (*Slot).Available) {
+			if m := &d.Members[at]; !m.Seat.Ejected(w.now) && w.member(d, int(at), (*Slot).Available) {
 				return true
 			}
 		}
@@ -95,16 +98,20 @@ func (w *walk) has(d *Director) bool {
 		}
 		w.stale = true
 	}
-	return w.any(d, (*Slot).Available) || (d.Def.Panic > 0 || loose(d.Def)) && w.any(d, (*Slot).present)
+	return w.any(d, true) || (d.Def.Panic > 0 || loose(d.Def)) && w.any(d, false)
 }
 
-// any says whether a member may be chosen, one by one.
-func (w *walk) any(d *Director, backend func(*Slot) bool) bool {
+// any says whether a member is available, else only present, one by one.
+func (w *walk) any(d *Director, available bool) bool {
+	backend := (*Slot).present
+	if available {
+		backend = (*Slot).Available
+	}
 	for i := range d.Members {
 		if w.asked++; w.asked > maxAsked+w.t.names.Len() {
 			return false
 		}
-		if d.Members[i].Weight > 0 && w.member(d, i, backend) {
+		if m := &d.Members[i]; m.Weight > 0 && !(available && m.Seat.Ejected(w.now)) && w.member(d, i, backend) {
 			return true
 		}
 	}
