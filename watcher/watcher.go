@@ -498,6 +498,7 @@ func (w *Watcher) list(ctx context.Context) error {
 		case <-w.queue.room:
 		}
 	}
+	began := time.Now()
 	l, term, err := w.read(ctx)
 	if err != nil {
 		return because(ctx, fmt.Errorf("list: %w", err))
@@ -523,6 +524,7 @@ func (w *Watcher) list(ctx context.Context) error {
 			s.Relists++
 		}
 	})
+	w.fresh(began) // its first page was a linearizable read
 	w.cfg.Logger.Info("listed", "revision", l.revision, "keys", len(w.state.keys),
 		"changed", len(change.Puts), "deleted", len(change.Deletes), "rejected", w.state.rejected)
 	return nil
