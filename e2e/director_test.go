@@ -1014,6 +1014,19 @@ func TestSessionsStayOnTheirMember(t *testing.T) {
 	}
 	stays("on its new member", two, one)
 
+	// With another secret all sessions begin anew.
+	etcd.Delete("/roster/secret")
+	harness.Until(t, "another secret", func() (bool, any) {
+		r := get()
+		return r.Count == 1 && !bytes.Equal(r.Kvs[0].Value, secret), r.Count
+	})
+	both(etcd.Put("/roster/routes/after", `{"match":{"host":"none.example"},"backend":"b"}`))
+	if ask(one); set == "" {
+		t.Error("a cookie of the old secret is still taken")
+	}
+	mine = ask(two)
+	stays("with another secret", two, one)
+
 	// The secret, in any spelling, is nowhere to be seen.
 	seen := one.Log() + two.Log()
 	for _, path := range []string{"/v1/status", "/v1/backends", "/v1/directors", "/v1/directors/default", "/v1/routes", "/metrics",
@@ -1028,7 +1041,7 @@ func TestSessionsStayOnTheirMember(t *testing.T) {
 		}
 		seen += r.Stdout + r.Stderr
 	}
-	for _, spelling := range spellings(secret) {
+	for _, spelling := range append(spellings(secret), spellings(get().Kvs[0].Value)...) {
 		if strings.Contains(seen, spelling) {
 			t.Errorf("the secret is shown as %q", spelling)
 		}
