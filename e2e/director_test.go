@@ -646,6 +646,28 @@ var directorTests = []planeTest{
 			t.Errorf("status has the cycles %v, want two's member one among them", s.Cycles)
 		}
 	}},
+	{"directors that all name each other", func(t *testing.T, p *plane) {
+		// Eight levels of twenty members would be 25 thousand million ways to nobody.
+		p.origins("leaf")
+		p.override("leaf", "sick")
+		var members []string
+		for i := range 20 {
+			members = append(members, fmt.Sprintf(`"~all%d"`, i))
+		}
+		var pairs []string
+		for i := range members {
+			pairs = append(pairs, "directors/"+p.name(fmt.Sprint("all", i)), p.own(`{"type":"round_robin","backends":[`+strings.Join(members, ",")+`,"~leaf"]}`))
+		}
+		p.put(pairs...)
+		p.director("in", `{"type":"random","backends":["~all0","~all7"]}`)
+		b := p.browser("in")
+		for range 3 {
+			b.nobody()
+		}
+		p.override("leaf", "")
+		b.back("leaf")
+		b.only(20, "leaf")
+	}},
 	{"directors nine deep", func(t *testing.T, p *plane) {
 		p.origins("leaf")
 		p.director("d9", `{"type":"round_robin","backends":["~leaf"]}`)

@@ -192,8 +192,14 @@ func TestStormOfFailures(t *testing.T) {
 		}
 	}
 
+	// A budget of nothing is no retry at all.
+	c := s.run(n, remedy{"no budget", `,"retry_budget":0`, retry}, "good-1", "good-2", "good-3", "all")
+	if c.sent != n || c.failed != n/4 {
+		t.Errorf("without a budget: %d of %d requests failed, %d at the backends, want a quarter and no more than there are", c.failed, n, c.sent)
+	}
+
 	// All of them fail: no more than max_share is ejected, the rest goes on being asked.
-	c := s.run(n, remedies[3], "all", "all-2", "all-3", "all-4")
+	c = s.run(n, remedies[3], "all", "all-2", "all-3", "all-4")
 	if c.failed != n || c.sent > c.most() || c.sent < n {
 		t.Errorf("all fail: %d of %d failed, with %d at the backends, want all and at most %d", c.failed, n, c.sent, c.most())
 	}
