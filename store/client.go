@@ -24,12 +24,13 @@ import (
 // are linearizable: they see every write that was answered before they began.
 // A context that its owner cancels gives its own error instead.
 type Store struct {
-	client  *clientv3.Client
-	prefix  string
-	timeout time.Duration
-	page    int
-	login   login
-	opening atomic.Bool // no request leaves yet, see dial.go
+	client      *clientv3.Client
+	prefix      string
+	timeout     time.Duration
+	unreachable time.Duration
+	page        int
+	login       login
+	opening     atomic.Bool // no request leaves yet, see dial.go
 
 	closing sync.Once
 	closed  error
@@ -44,7 +45,7 @@ func Open(cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, multierror.Prefix(err, "store:")
 	}
-	s := &Store{prefix: n.Prefix, timeout: n.RequestTimeout, page: n.PageSize, login: login{n.Password, n.PasswordFile}}
+	s := &Store{prefix: n.Prefix, timeout: n.RequestTimeout, unreachable: n.UnreachableTimeout, page: n.PageSize, login: login{n.Password, n.PasswordFile}}
 	options := []grpc.DialOption{
 		grpc.WithChainUnaryInterceptor(s.intercept),
 		grpc.WithStatsHandler(sentMarker{}),
@@ -88,4 +89,9 @@ func (s *Store) Close() error {
 	return s.closed
 }
 
-func (s *Store) path(key Key) string { return s.prefix + key.String() }
+func (s *Store) path(key Key) string {
+	if key.Kind == OwnerKind {
+		return s.side(owners) + key.Name
+	}
+	return s.prefix + key.String()
+}

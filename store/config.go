@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"net/url"
 	"strconv"
@@ -41,6 +42,11 @@ type Config struct {
 	// wait for a connection; the context may end it sooner. Zero means 5s: a new
 	// leader is elected in less.
 	RequestTimeout time.Duration
+
+	// UnreachableTimeout bounds how long a request waits while connecting to every
+	// member has failed, as it does at once where nobody listens: an etcd may just
+	// be starting. Zero means RequestTimeout.
+	UnreachableTimeout time.Duration
 
 	// PageSize is how many keys List reads at most at a time; where values are
 	// large it reads fewer. Zero means 5000: etcd counts all keys for each page,
@@ -89,7 +95,7 @@ func (c Config) normal() (Config, error) {
 		name  string
 		value *time.Duration
 		usual time.Duration
-	}{{"dial time-out", &c.DialTimeout, 3 * time.Second}, {"request time-out", &c.RequestTimeout, 5 * time.Second}} {
+	}{{"dial time-out", &c.DialTimeout, 3 * time.Second}, {"request time-out", &c.RequestTimeout, 5 * time.Second}, {"time-out of unreachable members", &c.UnreachableTimeout, math.MaxInt64}} {
 		if *d.value < 0 {
 			check(fmt.Errorf("%s is %v, want 0 or more", d.name, *d.value))
 		}

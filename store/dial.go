@@ -15,6 +15,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
 	grpccredentials "google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/stats"
 	"google.golang.org/grpc/status"
@@ -23,10 +24,29 @@ import (
 // A call is one request as the network saw it. The etcd client retries inside
 // and tells in the end that time is up; a call remembers why.
 type call struct {
-	start time.Time
-	mu    sync.Mutex
-	sent  bool  // the last attempt may have reached etcd
-	last  error // why the last attempt failed that has something to say
+	start  time.Time
+	mu     sync.Mutex
+	sent   bool  // the last attempt may have reached etcd
+	last   error // why the last attempt failed that has something to say
+	gaveUp bool  // no member can be reached
+}
+
+// impatient gives the call up once no member can be reached. Each has been tried then,
+// and is tried again with pauses; one that is slow to answer is still being tried.
+func (c *call) impatient(ctx context.Context, conn *grpc.ClientConn, cancel context.CancelFunc) {
+	for {
+		state := conn.GetState()
+		if state == connectivity.TransientFailure {
+			c.mu.Lock()
+			c.gaveUp = true
+			c.mu.Unlock()
+			cancel()
+			return
+		}
+		if !conn.WaitForStateChange(ctx, state) {
+			return
+		}
+	}
 }
 
 type callKey struct{}

@@ -99,7 +99,7 @@ func (s *Store) fault(ctx context.Context, c *call, err error, write bool) error
 		return nil
 	}
 	c.mu.Lock()
-	sent, last := c.sent, c.last
+	sent, last, gaveUp := c.sent, c.last, c.gaveUp
 	c.mu.Unlock()
 
 	var answer rpctypes.EtcdError
@@ -123,7 +123,7 @@ func (s *Store) fault(ctx context.Context, c *call, err error, write bool) error
 		if answer == rpctypes.ErrNoLeader { // and this one is said before anything is done
 			return fmt.Errorf("%w: %w", ErrUnavailable, answer)
 		}
-	} else if own := ctx.Err(); errors.Is(own, context.Canceled) {
+	} else if own := ctx.Err(); errors.Is(own, context.Canceled) && !gaveUp {
 		if write && sent {
 			return fmt.Errorf("%w: %w", ErrOutcomeUnknown, own)
 		}

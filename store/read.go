@@ -127,8 +127,16 @@ func (s *Store) get(ctx context.Context, path string, opts ...clientv3.OpOption)
 
 // begin prepares the context of one request.
 func (s *Store) begin(ctx context.Context) (context.Context, *call, context.CancelFunc) {
-	c := &call{start: time.Now()}
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	c := &call{start: time.Now()}
+	if s.unreachable < s.timeout {
+		inTime, stop := ctx, cancel
+		timer := time.AfterFunc(s.unreachable, func() { c.impatient(inTime, s.client.ActiveConnection(), stop) })
+		cancel = func() {
+			timer.Stop()
+			stop()
+		}
+	}
 	return context.WithValue(clientv3.WithRequireLeader(ctx), callKey{}, c), c, cancel
 }
 

@@ -13,11 +13,12 @@
 //
 // Kinds may be singular. A YAML file may hold several documents, and several files
 // may be read as one set; a definition that is there twice is an error. Anchors,
-// aliases and merge keys work as in YAML 1.1.
+// aliases and merge keys work as in YAML 1.1. The words y, n, yes, no, on and off are
+// strings, as in YAML 1.2, except where a definition takes true or false alone.
 //
 // # Errors
 //
-// All errors of all files are reported together, each with its file, definition and
-// field, and in JSON its line and column. Only a file whose syntax is broken is given
-// up at the first one, with its line.
+// All errors of all files are reported together, each with its file, line and column,
+// definition and field. Only a file whose syntax is broken is given up at the first
+// one, with its line.
 package manifest

@@ -26,5 +26,5 @@ health:
 	// Output:
 	// backends/web-1 {"host":"10.0.0.7","port":8080}
 	// health/web-1 drain
-	// site.yaml: backends/web-1: prot: is not a field of a backend; did you mean "port"?
+	// site.yaml:4:5: backends/web-1: prot: is not a field of a backend; did you mean "port"?
 }

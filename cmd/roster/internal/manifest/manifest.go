@@ -21,7 +21,7 @@ type Entry struct {
 	Value      []byte // as it is to be put: JSON on one line, or a health state as plain text
 	Definition store.Definition
 	File       string
-	Line       int // 0 where it is not known, as in YAML
+	Line       int // 0 where it is not known
 }
 
 // place is where the definition stands, for messages.
@@ -208,6 +208,10 @@ func (s *set) define(file string, key store.Key, n *node, line, column int) {
 		value = []byte(n.text)
 	}
 	def, _, err := store.Decode(key, value, store.Reject)
+	if n.booleans(err) {
+		value = n.appendJSON(nil)
+		def, _, err = store.Decode(key, value, store.Reject)
+	}
 	if err != nil {
 		for _, err := range Each(err) {
 			e := &Error{File: file, Line: line, Column: column, Key: key, Err: err}

@@ -2,7 +2,10 @@ package manifest
 
 import (
 	"encoding/json"
+	"errors"
 	"strconv"
+
+	"roster/store"
 )
 
 // shape is what a node is.
@@ -22,6 +25,47 @@ type node struct {
 	items        []*node
 	members      []member // in the order of the file; a name may be there twice
 	line, column int
+
+	// A text may be true or false in YAML 1.1, unquoted: which one.
+	maybe, is bool
+}
+
+// boolean makes true or false of the text that an error is about, if it can be that, and
+// says whether it was.
+func (n *node) boolean(path string) bool {
+	done := false
+	var walk func(n *node, at string)
+	walk = func(n *node, at string) {
+		if at == path && n.shape == text && n.maybe {
+			n.shape, n.text, done = scalar, strconv.FormatBool(n.is), true
+		}
+		for i, item := range n.items {
+			if at := at + "[" + strconv.Itoa(i) + "]"; leads(at, path) {
+				walk(item, at)
+			}
+		}
+		for _, m := range n.members {
+			if at := joinField(at, m.name); leads(at, path) {
+				walk(m.value, at)
+			}
+		}
+	}
+	walk(n, "")
+	return done
+}
+
+// booleans makes true or false of all texts that errors of package store are about.
+func (n *node) booleans(err error) (done bool) {
+	if err == nil {
+		return false
+	}
+	for _, err := range Each(err) {
+		var field *store.FieldError
+		if errors.As(err, &field) && n.boolean(field.Path) {
+			done = true
+		}
+	}
+	return done
 }
 
 // member is one name of an object and its value.

@@ -8,56 +8,38 @@ import (
 	"io"
 	"math"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 
-	"go.yaml.in/yaml/v2"
+	"go.yaml.in/yaml/v3"
 )
 
-// maxNodes bounds what aliases make of a file, far above any set that fits a
-// transaction.
-const maxNodes = 1 << 20
+// Limits of what aliases make of a file, far above any set that fits a transaction.
+const (
+	maxNodes = 1 << 20
+	maxText  = 64 << 20 // bytes
+)
 
-// parseYAML reads the documents of a YAML file. Empty ones are left out. The library
-// keeps no positions of values, only those of syntax errors.
+// parseYAML reads the documents of a YAML file. Empty ones are left out.
 func parseYAML(data []byte) (docs []*node, err error) {
 	dec := yaml.NewDecoder(bytes.NewReader(data))
 	for {
-		var doc document
+		var doc yaml.Node
 		if err := dec.Decode(&doc); err == io.EOF {
 			return docs, nil
 		} else if err != nil {
 			return nil, yamlError(err)
 		}
-		if doc.merged == nil {
+		if len(doc.Content) != 1 || doc.Content[0].ShortTag() == "!!null" {
 			continue
 		}
-		nodes := 0
-		n, err := fromYAML(doc.ordered, doc.merged, 0, &nodes)
+		p := yamlParser{}
+		n, err := p.value(doc.Content[0], 0)
 		if err != nil {
 			return nil, err
 		}
 		docs = append(docs, n)
 	}
-}
-
-// document is a document read twice, because the library does either: keep the order
-// of names and those that are there twice, or fill in what << merges.
-type document struct{ ordered, merged any }
-
-func (d *document) UnmarshalYAML(unmarshal func(any) error) error {
-	if err := unmarshal(&d.merged); err != nil {
-		return err
-	}
-	if _, ok := d.merged.(map[any]any); !ok {
-		d.ordered = d.merged
-		return nil
-	}
-	var m yaml.MapSlice
-	err := unmarshal(&m)
-	d.ordered = m
-	return err
 }
 
 var yamlLine = regexp.MustCompile(`^line (\d+): `)
@@ -72,92 +54,141 @@ func yamlError(err error) error {
 	return errors.New("not YAML: " + msg)
 }
 
-// fromYAML makes a node of a value as it was read in order, and adds what was merged
-// into its maps.
-func fromYAML(v, merged any, depth int, nodes *int) (*node, error) {
-	if depth > maxDepth {
-		return nil, fmt.Errorf("nested deeper than %d", maxDepth)
+// yamlParser makes nodes of YAML's, with aliases and merge keys filled in.
+type yamlParser struct {
+	nodes, text int
+	open        []*yaml.Node // the aliased values that are being read
+}
+
+func fault(y *yaml.Node, format string, args ...any) error {
+	return &syntaxError{line: y.Line, column: y.Column, msg: fmt.Sprintf(format, args...)}
+}
+
+func (p *yamlParser) value(y *yaml.Node, depth int) (*node, error) {
+	p.nodes++
+	p.text += len(y.Value)
+	switch {
+	case depth > maxDepth:
+		return nil, fault(y, "nested deeper than %d", maxDepth)
+	case p.nodes > maxNodes:
+		return nil, fault(y, "more than %d values, aliases counted as often as they are used", maxNodes)
+	case p.text > maxText:
+		return nil, fault(y, "more than %d bytes, aliases counted as often as they are used", maxText)
 	}
-	if *nodes++; *nodes > maxNodes {
-		return nil, fmt.Errorf("more than %d values, aliases counted as often as they are used", maxNodes)
-	}
-	switch v := v.(type) {
-	case nil:
-		return &node{text: "null"}, nil
-	case string:
-		return &node{shape: text, text: v}, nil
-	case bool, int, int64, uint64:
-		return &node{text: fmt.Sprint(v)}, nil
-	case float64:
-		if math.IsInf(v, 0) || math.IsNaN(v) {
-			return nil, fmt.Errorf("%v is no number that JSON can hold", v)
-		}
-		number, err := json.Marshal(v)
-		return &node{text: string(number)}, err
-	case []any:
-		n := &node{shape: list}
-		all, _ := merged.([]any)
-		for i, item := range v {
-			var m any
-			if i < len(all) {
-				m = all[i]
+	n := &node{line: y.Line, column: y.Column}
+	switch y.Kind {
+	case yaml.AliasNode:
+		for _, open := range p.open {
+			if open == y.Alias {
+				return nil, fault(y, "the anchor %s holds itself", y.Value)
 			}
-			item, err := fromYAML(item, m, depth+1, nodes)
+		}
+		p.open = append(p.open, y.Alias)
+		n, err := p.value(y.Alias, depth)
+		p.open = p.open[:len(p.open)-1]
+		return n, err
+	case yaml.SequenceNode:
+		n.shape = list
+		for _, item := range y.Content {
+			item, err := p.value(item, depth+1)
 			if err != nil {
 				return nil, err
 			}
 			n.items = append(n.items, item)
 		}
 		return n, nil
-	case yaml.MapSlice:
-		all, _ := merged.(map[any]any)
-		return fromMap(v, all, depth, nodes)
-	case map[any]any: // merged, and so not read in order
-		var m yaml.MapSlice
-		for k, v := range v {
-			m = append(m, yaml.MapItem{Key: k, Value: v})
-		}
-		slices.SortFunc(m, func(a, b yaml.MapItem) int {
-			return strings.Compare(fmt.Sprint(a.Key), fmt.Sprint(b.Key))
-		})
-		return fromMap(m, nil, depth, nodes)
+	case yaml.MappingNode:
+		n.shape = object
+		return n, p.members(n, y, depth)
 	}
-	return nil, fmt.Errorf("a value of type %T cannot be said in JSON", v)
+	return n, scalarOf(n, y)
 }
 
-func fromMap(v yaml.MapSlice, merged map[any]any, depth int, nodes *int) (*node, error) {
-	n := &node{shape: object}
-	add := func(name, value, merged any) error {
-		s, ok := name.(string)
-		if !ok {
-			return fmt.Errorf("a name in a map reads as %v in YAML, which is no string: put it in quotes", name)
-		}
-		m, err := fromYAML(value, merged, depth+1, nodes)
-		n.members = append(n.members, member{name: s, value: m})
-		return err
-	}
+// members reads a map: its own names as they come, also those that are there twice, and
+// then what << merges, as far as it has no name of that itself.
+func (p *yamlParser) members(n *node, y *yaml.Node, depth int) error {
+	var merged []*yaml.Node
 	own := map[string]bool{}
-	for _, item := range v {
-		var m any
-		if s, ok := item.Key.(string); ok {
-			own[s] = true
-			m = merged[s]
+	for i := 0; i+1 < len(y.Content); i += 2 {
+		key, value := y.Content[i], y.Content[i+1]
+		if key.ShortTag() == "!!merge" {
+			merged = append(merged, value)
+			continue
 		}
-		if err := add(item.Key, item.Value, m); err != nil {
-			return nil, err
+		if key.Kind == yaml.AliasNode {
+			key = key.Alias
+		}
+		if key.Kind != yaml.ScalarNode || key.ShortTag() == "!!null" {
+			return fault(y.Content[i], "a name in a map is no string: put it in quotes")
+		}
+		// As it is written: to YAML, on: is true, and 1: a number.
+		v, err := p.value(value, depth+1)
+		if err != nil {
+			return err
+		}
+		p.text += len(key.Value)
+		own[key.Value] = true
+		n.members = append(n.members, member{name: key.Value, line: y.Content[i].Line, column: y.Content[i].Column, value: v})
+	}
+	for _, m := range merged {
+		v, err := p.value(m, depth+1)
+		if err != nil {
+			return err
+		}
+		maps := []*node{v}
+		if v.shape == list {
+			maps = v.items
+		}
+		for _, v := range maps {
+			if v.shape != object {
+				return fault(m, "<< is %s, want a map, or a list of maps", v.what())
+			}
+			for _, m := range v.members {
+				if !own[m.name] {
+					own[m.name] = true
+					n.members = append(n.members, m)
+				}
+			}
 		}
 	}
-	var names []string
-	for name := range merged {
-		if s, ok := name.(string); ok && !own[s] {
-			names = append(names, s)
-		}
-	}
-	slices.Sort(names)
-	for _, name := range names {
-		if err := add(name, merged[name], nil); err != nil {
-			return nil, err
-		}
-	}
-	return n, nil
+	return nil
 }
+
+// scalarOf reads a value that is neither a list nor a map.
+func scalarOf(n *node, y *yaml.Node) error {
+	switch tag := y.ShortTag(); tag {
+	case "!!null":
+		n.text = "null"
+	case "!!bool":
+		n.text = strings.ToLower(y.Value)
+		if n.text != "true" && n.text != "false" { // !!bool yes
+			n.text = strconv.FormatBool(yes[n.text])
+		}
+	case "!!int", "!!float":
+		var v any
+		if err := y.Decode(&v); err != nil {
+			return fault(y, "not YAML: %s", strings.TrimPrefix(err.Error(), "yaml: "))
+		}
+		if f, ok := v.(float64); ok {
+			if math.IsInf(f, 0) || math.IsNaN(f) {
+				return fault(y, "%v is no number that JSON can hold", f)
+			}
+			number, err := json.Marshal(f)
+			n.text = string(number)
+			return err
+		}
+		n.text = fmt.Sprint(v)
+	case "!!str", "!!timestamp":
+		n.shape, n.text = text, y.Value
+		// YAML 1.1 has more words for true and false. They are strings, unless a
+		// definition wants true or false there.
+		is, known := yes[strings.ToLower(y.Value)]
+		n.maybe = known && y.Style == 0
+		n.is = is
+	default:
+		return fault(y, "a value of type %s cannot be said in JSON", tag)
+	}
+	return nil
+}
+
+var yes = map[string]bool{"y": true, "yes": true, "on": true, "n": false, "no": false, "off": false}

@@ -1,0 +1,161 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// An Event is what a revision did to one key. Of a key that was deleted, by somebody or
+// with its lease, the Entry has the Key and the ModRevision alone.
+type Event struct {
+	Entry
+	Deleted bool
+}
+
+// A CompactedError says from which revision on etcd has its history yet. It is
+// ErrCompacted.
+type CompactedError struct{ Oldest int64 }
+
+func (e *CompactedError) Error() string {
+	return fmt.Sprintf("%v: etcd has what came after revision %d", ErrCompacted, e.Oldest)
+}
+
+// Is makes it ErrCompacted.
+func (e *CompactedError) Is(target error) bool { return target == ErrCompacted }
+
+// A Range is some definitions. The zero Range is all of them.
+type Range struct {
+	Kind Kind   // empty: all kinds
+	Name string // of one, or, with a "/" at its end, of those below; empty: all of the kind
+}
+
+// within gives the first key of the range, and the end of it as etcd has it; "" for one
+// key.
+func (s *Store) within(r Range) (from, end string) {
+	switch {
+	case r.Kind == "":
+		from = s.prefix
+	case r.Name == "" || strings.HasSuffix(r.Name, "/"):
+		from = s.prefix + string(r.Kind) + "/" + r.Name
+	default:
+		return s.path(Key{r.Kind, r.Name}), ""
+	}
+	return from, clientv3.GetPrefixRangeEnd(from)
+}
+
+// Read reads a range at a revision, 0 for the newest, and returns with it the revision
+// that it was read at. One key that is not there is no error. Errors are List's.
+func (s *Store) Read(ctx context.Context, r Range, rev int64) ([]Entry, int64, error) {
+	if _, end := s.within(r); end != "" {
+		return s.List(ctx, r.Kind, r.Name, rev)
+	}
+	e, at, err := s.Get(ctx, Key{r.Kind, r.Name}, rev)
+	if rev != 0 {
+		at = rev
+	}
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return nil, at, nil
+	case err != nil:
+		return nil, 0, err
+	}
+	return []Entry{e}, at, nil
+}
+
+// Follow calls f with what each revision did to a range, whole and in order, from a
+// revision on, until to is reached; 0 is for ever. It returns nil then, f's error, or why
+// it could not go on: a *CompactedError if etcd has not got the revision any more, and
+// what all methods may return. To go on, call it again with the revision after the last
+// that f got.
+//
+// An f that is slow lets etcd's client queue what comes meanwhile.
+func (s *Store) Follow(ctx context.Context, r Range, from, to int64, f func(revision int64, events []Event) error) error {
+	if to != 0 && from > to {
+		return nil
+	}
+	from = max(from, 1) // 0 is now, to etcd
+	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
+	defer cancel() // ends the watch
+	key, end := s.within(r)
+	opts := []clientv3.OpOption{clientv3.WithRev(from)}
+	if end != "" {
+		opts = append(opts, clientv3.WithRange(end))
+	}
+	watch := s.client.Watch(ctx, key, opts...)
+	// A watch says that there is no more up to a revision when it is asked, and has sent
+	// all: till then it has to be asked again.
+	var ask <-chan time.Time
+	silence := time.NewTimer(s.timeout)
+	defer silence.Stop()
+	if to != 0 {
+		ticker := time.NewTicker(progressPause)
+		defer ticker.Stop()
+		ask = ticker.C
+	} else {
+		silence.Stop() // nothing may happen for long
+	}
+	for {
+		var w clientv3.WatchResponse
+		var ok bool
+		select {
+		case w, ok = <-watch:
+		case <-ask:
+			_ = s.client.RequestProgress(ctx) // its errors are those of the watch
+			continue
+		case <-silence.C:
+			return fmt.Errorf("store: follow: %w: no answer in %v", ErrUnavailable, s.timeout)
+		case <-ctx.Done():
+		}
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case ok && w.CompactRevision > 0:
+			return fmt.Errorf("store: follow: %w", &CompactedError{w.CompactRevision})
+		case ok && errors.Is(w.Err(), rpctypes.ErrPermissionDenied):
+			return fmt.Errorf("store: follow: %w: %w", ErrDenied, w.Err())
+		case ok && w.Err() != nil:
+			return fmt.Errorf("store: follow: %w: %w", ErrUnavailable, w.Err())
+		case !ok:
+			return fmt.Errorf("store: follow: %w", ErrUnavailable)
+		}
+		if done, err := s.tell(w, to, f); done || err != nil {
+			return err
+		}
+		if to != 0 {
+			silence.Reset(s.timeout)
+		}
+	}
+}
+
+// progressPause is between two questions of how far a watch has come.
+const progressPause = 20 * time.Millisecond
+
+// tell calls f with the revisions of one response, and says whether to is reached. Etcd's
+// client joins the parts of a revision that came in several messages.
+func (s *Store) tell(w clientv3.WatchResponse, to int64, f func(int64, []Event) error) (done bool, err error) {
+	for i := 0; i < len(w.Events); {
+		rev := w.Events[i].Kv.ModRevision
+		if to != 0 && rev > to {
+			return true, nil
+		}
+		var events []Event
+		for ; i < len(w.Events) && w.Events[i].Kv.ModRevision == rev; i++ {
+			key, ok := ParseKey(strings.TrimPrefix(string(w.Events[i].Kv.Key), s.prefix))
+			if ok && key != SecretKey {
+				events = append(events, Event{entry(key, w.Events[i].Kv), w.Events[i].Type == clientv3.EventTypeDelete})
+			}
+		}
+		if len(events) > 0 {
+			if err := f(rev, events); err != nil {
+				return false, err
+			}
+		}
+	}
+	return to != 0 && w.Header.Revision >= to, nil
+}
