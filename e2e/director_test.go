@@ -621,6 +621,42 @@ var directorTests = []planeTest{
 		}
 	}},
 	{"blue and green: no request sees half of a swap", testBlueGreen},
+	{"a name goes from director to backend and back", func(t *testing.T, p *plane) {
+		a := p.origins("a")["a"]
+		p.director("live", `{"type":"random","backends":["~a"]}`)
+		loop := harness.StartLoop(t, p.URL()+p.target("live"), 2)
+		loop.WaitOrigin("a")
+		for range 5 {
+			p.put("directors/"+p.name("live"), "", "backends/"+p.name("live"), a.Definition())
+			loop.WaitRequests(10)
+			p.put("backends/"+p.name("live"), "", "directors/"+p.name("live"), p.own(`{"type":"fallback","backends":["~a"]}`))
+			loop.WaitRequests(10)
+		}
+		if got := loop.Stop(); got.Failed() > 0 {
+			t.Errorf("%d of %d requests failed: %v", got.Failed(), got.Requests, got.Samples)
+		}
+	}},
+	{"conditions see a director's health", func(t *testing.T, p *plane) {
+		p.origins("a b spare")
+		p.put("directors/"+p.name("inner"), p.own(`{"type":"round_robin","backends":["~a","~b"]}`),
+			"directors/"+p.name("self"), p.own(`{"type":"round_robin","backends":["~self"]}`),
+			"directors/"+p.name("main"), p.own(`{"type":"hash","backends":["~inner","~self"]}`))
+		path := fmt.Sprintf(`"match":{"path":"/%s/*"}`, p.name("site"))
+		p.put("routes/"+p.name("r1-main"), fmt.Sprintf(`{%s,"when":"backend.healthy('%s')","backend":%q}`, path, p.name("main"), p.name("main")),
+			"routes/"+p.name("r2-self"), fmt.Sprintf(`{%s,"when":"backend.healthy('%s')","backend":%q}`, path, p.name("self"), p.name("self")),
+			"routes/"+p.name("r3-spare"), fmt.Sprintf(`{%s,"backend":%q}`, path, p.name("spare")))
+		site := p.browser("site")
+		site.only(8, "a", "b")
+		p.override("a", "sick")
+		site.only(8, "b")
+		p.override("b", "drain")
+		site.only(8, "spare")
+		p.override("a", "")
+		site.back("a")
+		site.only(8, "a")
+		p.override("inner", "sick")
+		site.only(8, "spare")
+	}},
 	{"a cycle of directors", func(t *testing.T, p *plane) {
 		p.origins("leaf")
 		p.put("directors/"+p.name("two"), p.own(`{"type":"round_robin","backends":["~one","~three"]}`),
