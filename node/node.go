@@ -166,6 +166,7 @@ func (n *Node) Run(ctx context.Context) error {
 	}
 	if adminListener != nil {
 		server := &admin.Server{Node: n, Access: n.config.AdminAccess, Metrics: n.metrics(), Events: &n.events, Store: n.store, Logger: log,
+			Members: n.store, Traffic: n.traffic,
 			Policy: n.proxy.Policy(), Start: n.applier.Start()}
 		g.Go(func() error { return server.Serve(gctx, adminListener) })
 	}
@@ -517,7 +518,7 @@ func (n *Node) Status() admin.Status {
 	}
 	s.Counts.Probers = n.probers.Stats().Probers
 	s.Describe(t)
-	s.Warnings = append(n.secretWarnings(), s.Warnings...)
+	s.Warnings = slices.Insert(s.Warnings, 0, n.secretWarnings()...) // never nil: it is a list in JSON
 	return s
 }
 

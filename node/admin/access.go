@@ -183,7 +183,7 @@ func (s *Server) guard(open func(*http.Request) bool, next http.Handler) http.Ha
 				return
 			}
 		}
-		if site := r.Header.Get("Sec-Fetch-Site"); site == "cross-site" || site == "same-site" {
+		if site := r.Header.Get("Sec-Fetch-Site"); (site == "cross-site" || site == "same-site") && !followed(r) {
 			fail(w, http.StatusForbidden, "the request comes from a page of another site")
 			return
 		}
@@ -195,6 +195,12 @@ func (s *Server) guard(open func(*http.Request) bool, next http.Handler) http.Ha
 		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// followed says whether somebody follows a link to the dashboard. The page that has the
+// link sees nothing of it, and the dashboard is in no frame.
+func followed(r *http.Request) bool {
+	return r.URL.Path == "/" && r.Method == http.MethodGet && r.Header.Get("Sec-Fetch-Mode") == "navigate" && r.Header.Get("Sec-Fetch-Dest") == "document"
 }
 
 // sameOrigin says whether an Origin is that of the API's own pages. Its scheme is not

@@ -44,6 +44,8 @@ type Server struct {
 	Metrics http.Handler // of /metrics
 	Events  *Events      // of /v1/events
 	Store   Store        // of writes
+	Members Members      // of /v1/fleet; nil: there are none
+	Traffic func() Traffic
 	Logger  *slog.Logger // gets writes and faults; nil discards
 	// Policy is that of the node's exchanges, and Start the zero of its clock, see
 	// table.Applier.Start: for /v1/explain. Without a policy it goes by the defaults.

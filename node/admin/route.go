@@ -99,6 +99,7 @@ func (s *Server) routes() []route {
 			answers: []content{{status: 200, is: either{List[Probe]{}, List[Definition]{}}}}, handle: http.HandlerFunc(s.probeList)},
 		s.getOne(store.Probes, Definition{}, one(s, store.Probes, definitionOf)),
 	}
+	all = append(all, s.pages()...)
 	for _, kind := range store.Kinds() {
 		all = append(all, s.writes(kind)...)
 	}
