@@ -39,6 +39,8 @@ const (
 	Server
 	SetCookie
 	TE
+	Traceparent
+	Tracestate
 	Trailer
 	TransferEncoding
 	Upgrade
@@ -88,6 +90,8 @@ var names = [ids]string{
 	Server:                  "Server",
 	SetCookie:               "Set-Cookie",
 	TE:                      "TE",
+	Traceparent:             "traceparent",
+	Tracestate:              "tracestate",
 	Trailer:                 "Trailer",
 	TransferEncoding:        "Transfer-Encoding",
 	Upgrade:                 "Upgrade",
