@@ -12,6 +12,10 @@ import (
 // ones are replaced by their SHA-256, so that a CA bundle is not kept twice.
 const maxIdentity = 96
 
+// Identity is equal for definitions that share connections, and for no others; those with a
+// PROXY header never do. It holds private keys: compare it, and show it to nobody.
+func Identity(def *store.Backend, deps Deps) string { return identity(def, deps) }
+
 // identity returns what two definitions must have in common to share
 // connections, as a string that is the same for both and no others.
 func identity(def *store.Backend, deps Deps) string {
