@@ -42,7 +42,10 @@ type Seat struct {
 	since    atomic.Int64 // see mark
 	failures atomic.Int64 // in a row
 	until    atomic.Int64 // end of the newest ejection; 0 = was never ejected
-	times    int          // ejections that still count; guarded by State.mu
+
+	// Guarded by State.mu.
+	times  int    // ejections that still count
+	viewed uint64 // State.views, when it was last a member's; kept while somebody is ejected
 }
 
 // What Seat.since holds, other than the moment since when the member has been

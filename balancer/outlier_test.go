@@ -1,6 +1,7 @@
 package balancer_test
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -209,5 +210,52 @@ func TestRemembers(t *testing.T) {
 		if got := balancer.Remembers(&c.def); got != c.want {
 			t.Errorf("Remembers(%+v) is %v", c.def, got)
 		}
+	}
+}
+
+// Who was ejected and has left takes nobody's place among the ejected.
+func TestAMemberThatLeftIsNotAmongTheEjected(t *testing.T) {
+	t.Parallel()
+	def := director(store.Random)
+	def.Outlier = &store.Outlier{Consecutive: 1, Ejection: time.Minute, MaxEjection: time.Hour, MaxShare: 0.5}
+	members, h := many(2)
+	for i := range members {
+		members[i].Seat = new(balancer.Seat)
+	}
+	state := new(balancer.State)
+	view := state.View(def, members, h, nil, 0)
+	if !state.Report(def, 2, members[0].Seat, false, 1) {
+		t.Fatal("the first to fail is not ejected")
+	}
+	if state.Report(def, 2, members[1].Seat, false, 1) {
+		t.Fatal("half of the members were to be ejected, and all are")
+	}
+	next := slices.Clone(members)
+	next[0] = balancer.Member{Ref: 9, Name: "new", Weight: 1, Seat: new(balancer.Seat)}
+	state.View(def, next, h, view, 2)
+	if !state.Report(def, 2, next[1].Seat, false, 3) {
+		t.Error("a member is not ejected, because of one that has left")
+	}
+}
+
+// Without outlier nobody is ejected any more.
+func TestEjectionsEndWithTheDefinition(t *testing.T) {
+	t.Parallel()
+	def := director(store.Random)
+	def.SlowStart = time.Second // so that seats stay
+	def.Outlier = &store.Outlier{Consecutive: 1, Ejection: time.Minute, MaxEjection: time.Hour, MaxShare: 0.5}
+	members, h := many(2)
+	for i := range members {
+		members[i].Seat = new(balancer.Seat)
+	}
+	state := new(balancer.State)
+	view := state.View(def, members, h, nil, 0)
+	if !state.Report(def, 2, members[0].Seat, false, 1) {
+		t.Fatal("the first to fail is not ejected")
+	}
+	without := *def
+	without.Outlier = nil
+	if view = state.View(&without, members, h, view, 2); members[0].Seat.Ejected(2) {
+		t.Error("a member is ejected by a director without outlier")
 	}
 }

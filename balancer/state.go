@@ -23,6 +23,7 @@ type State struct {
 
 	mu      sync.Mutex
 	ejected []*Seat // guarded by mu: some may have come back since
+	views   uint64  // guarded by mu: made while somebody was ejected
 
 	// Each request moves the cursor; the fields above are read by each.
 	_      [64]byte
@@ -87,6 +88,29 @@ func (s *State) Report(def *store.Director, members int, seat *Seat, ok bool, no
 	seat.failures.Store(0)
 	s.ejected = append(s.ejected, seat)
 	return true
+}
+
+// readmit ends the ejections of those who are not among members any more, and of all
+// where def has no outlier.
+func (s *State) readmit(def *store.Director, members []Member) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.ejected) == 0 {
+		return
+	}
+	s.views++
+	for i := range members {
+		if seat := members[i].Seat; seat != nil && def.Outlier != nil {
+			seat.viewed = s.views
+		}
+	}
+	s.ejected = slices.DeleteFunc(s.ejected, func(e *Seat) bool {
+		if e.viewed == s.views {
+			return false
+		}
+		e.until.Store(0)
+		return true
+	})
 }
 
 // mayEject is how many of n members may be ejected at once.

@@ -60,6 +60,7 @@ const (
 // Members that are available in a State's first view are taken as settled: a node
 // that starts ramps nobody.
 func (s *State) View(def *store.Director, members []Member, m Members, old *View, now time.Duration) *View {
+	s.readmit(def, members)
 	v := &View{state: s, def: def, members: members}
 	live := make([]int32, 0, len(members))
 	if def.Type == store.Shard {
