@@ -143,6 +143,7 @@ func (a *Applier) Apply(c watcher.Change) *Table {
 		t.revision = c.Touched
 	}
 	a.edits++
+	t.edit = a.edits
 	w := &work{
 		Applier: a, before: old, t: &t, edit: edit{vector: old.slots, number: a.edits}, names: old.names.Txn(), routes: old.routes.Edit(),
 		touched: make(map[Ref]struct{}), remade: make(map[Ref]struct{}),

@@ -48,6 +48,7 @@ type Ask struct {
 	budget *balancer.Budget
 	share  float64
 
+	lost   bool          // the request's session: it is counted once
 	cookie *store.Cookie // to be set
 	tag    tag           // its value
 	text   [tagText]byte // as it is sent
@@ -81,7 +82,7 @@ func (a *Ask) End() {
 	a.Done(Unknown, 0, a.now)
 	tried := a.tried
 	clear(a.steps[:a.depth])
-	a.request, a.client, a.retries, a.picks = nil, netip.Addr{}, false, 0
+	a.request, a.client, a.retries, a.lost, a.picks = nil, netip.Addr{}, false, false, 0
 	a.query.End()
 	a.health = health{}
 	a.backend, a.views, a.depth, a.budget, a.cookie = nil, nil, 0, nil, nil
@@ -220,32 +221,52 @@ func (t *Table) Pick(ref Ref, a *Ask) (*Backend, error) {
 
 // find goes down from a director to a backend, which is in a then, with the steps. It
 // looks by views first, and once more without where they may be out of date; at what
-// was tried already only when there is nothing else.
+// was tried already only when there is nothing else, and then at who is ejected.
 func (t *Table) find(ref Ref, s *Slot, a *Ask) bool {
 	w := &a.walk
 	w.t, w.now, w.tried = t, a.now, a.tried
+	w.pardon, w.out = false, false
 	for {
-		w.exact, w.stale, w.depth, w.asked = false, false, 0, 0
-		has := w.available(ref, s)
-		if has && t.descend(ref, a) {
+		w.exact, w.stale = w.pardon, false
+		has := t.tryFind(ref, s, a)
+		if a.depth > 0 {
 			return true
 		}
-		if has || w.stale {
-			w.exact, w.depth, w.asked = true, 0, 0
-			if w.available(ref, s) && t.descend(ref, a) {
+		if !w.exact && (has || w.stale) {
+			w.exact = true
+			if t.tryFind(ref, s, a); a.depth > 0 {
 				return true
 			}
 		}
-		if len(w.tried) == 0 {
+		switch {
+		case len(w.tried) > 0:
+			w.tried = nil
+		case w.out && !w.pardon:
+			w.pardon, w.tried = true, a.tried
+		default:
 			return false
 		}
-		w.tried = nil
 	}
 }
 
+// tryFind is find by what the walk says now. It answers whether there should be somebody;
+// a has steps if there is.
+func (t *Table) tryFind(ref Ref, s *Slot, a *Ask) (has bool) {
+	w := &a.walk
+	w.depth = 0
+	w.begin()
+	has = w.available(ref, s)
+	if !t.descend(ref, a, has) {
+		clear(a.steps[:a.depth])
+		a.depth = 0
+	}
+	return has
+}
+
 // descend has each director on the way choose. It may come to nothing, where a view is
-// out of date.
-func (t *Table) descend(ref Ref, a *Ask) bool {
+// out of date. has says whether the first one has somebody to choose: else only a cookie
+// leads on, to who drains.
+func (t *Table) descend(ref Ref, a *Ask, has bool) bool {
 	w := &a.walk
 	w.depth, a.depth = 0, 0
 	byCookie := false
@@ -257,20 +278,25 @@ func (t *Table) descend(ref Ref, a *Ask) bool {
 		case s.Backend != nil:
 			a.backend = s.Backend
 			return s.Backend.Pool != nil && s.Backend.Fault == nil
-		case s.Director == nil || s.refused() && !(byCookie && s.draining()) || !w.push(ref):
+		case s.Director == nil || !w.push(ref):
 			return false
 		}
 		d := s.Director
 		v := d.view.Load()
 		w.d = d
-		var at int
-		if at, byCookie = a.returning(v), true; at < 0 {
+		at := a.returning(v)
+		back := at >= 0
+		if s.refused() && !(s.draining() && (back || byCookie)) {
+			return false
+		}
+		if byCookie = back; !back && has {
 			a.how.Key, a.how.Retry, a.how.Now = a.key(d.Def), a.picks, a.now
-			at, byCookie = v.Pick(&a.how, w), false
+			at = v.Pick(&a.how, w)
 		}
 		if at < 0 {
 			return false
 		}
+		has = true
 		a.steps[a.depth] = step{d: d, at: int32(at), byCookie: byCookie}
 		a.depth++
 		ref = a.steps[a.depth-1].member()
@@ -296,7 +322,10 @@ func (a *Ask) take(t *Table, b *Backend) {
 			if !s.byCookie {
 				a.cookie, a.tag = s.d.Def.Cookie, v.sessions.tags[s.at]
 				cookies(a.request, a.cookie.Name, func([]byte) bool {
-					t.views.lost.Add(1)
+					if !a.lost {
+						a.lost = true
+						t.views.lost.Add(1)
+					}
 					return false
 				})
 			}
@@ -325,7 +354,7 @@ func (a *Ask) returning(v *view) int {
 	w := &a.walk
 	at := -1
 	cookies(a.request, w.d.Def.Cookie.Name, func(value []byte) bool {
-		if i := v.sessions.find(value); i >= 0 && !w.d.Members[i].Seat.Ejected(w.now) && (w.member(w.d, i, (*Slot).reachable) || w.drained(i)) {
+		if i := v.sessions.find(value); i >= 0 && !w.ejected(&w.d.Members[i]) && (w.member(w.d, i, (*Slot).reachable) || w.drained(i)) {
 			at = i
 		}
 		return at < 0
@@ -350,7 +379,9 @@ func (a *Ask) key(def *store.Director) uint32 {
 			value = a.header(name)
 		} else if name, ok := strings.CutPrefix(by, "cookie:"); ok {
 			cookies(a.request, name, func(v []byte) bool {
-				value = v
+				if value = v; value == nil {
+					value = []byte{} // an empty one is one
+				}
 				return false
 			})
 		}

@@ -72,5 +72,13 @@ func (t *Table) Available(name string) bool {
 		return s.Available()
 	}
 	w := walk{t: t, now: t.views.now(), doubt: true}
-	return w.available(ref, s)
+	if w.available(ref, s) {
+		return true
+	}
+	if w.out {
+		w.begin()
+		w.exact, w.pardon = true, true
+		return w.available(ref, s)
+	}
+	return false
 }

@@ -49,7 +49,9 @@ func (r *directorRun) seat(def *store.Director, name string) *balancer.Seat {
 // view is a director's healthy view, with what picking needs besides.
 type view struct {
 	*balancer.View
+	edit      uint64    // that made the table which it is of
 	ready     bool      // there is a choice, whatever members say that are directors
+	out       bool      // somebody is ejected here or below
 	directors []int32   // positions of those, weight 0 left out
 	sessions  *sessions // nil: no cookie
 }

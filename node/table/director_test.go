@@ -2,12 +2,14 @@ package table
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"roster/balancer"
 	"roster/message"
 	"roster/store"
 )
@@ -471,6 +473,96 @@ func TestExplainPickMovesNothing(t *testing.T) {
 		}
 		if got := request(t, tab, &a, "d"); got != b.Name {
 			t.Errorf("the request went to %s, explained was %s", got, b.Name)
+		}
+	}
+}
+
+// Who comes back to a member that drains is let in, though nobody else is.
+func TestACookieReachesADrainingMemberWhenThereIsNobodyElse(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	tab := f.put("backends/a", host(1), "secret", strings.Repeat("k", 32), "directors/d", `{"type":"round_robin","backends":["a"],"cookie":{"name":"s"}}`)
+	var a Ask
+	request(t, tab, &a, "d")
+	_, value, ok := a.Cookie()
+	if !ok {
+		t.Fatal("no cookie")
+	}
+	cookie := "Cookie: s=" + string(value)
+	for _, change := range [][]string{{"health/a", "drain"}, {"health/a", "", "health/d", "drain"}, {"health/a", "drain"}} {
+		tab = f.put(change...)
+		if got := request(t, tab, &a, "d", cookie); got != "a" {
+			t.Errorf("after %v a request with the cookie of a went to %s", change, got)
+		}
+		if got := request(t, tab, &a, "d"); got != balancer.ErrNoBackend.Error() {
+			t.Errorf("after %v a request without a cookie went to %s, want nobody", change, got)
+		}
+	}
+	tab = f.put("health/a", "", "health/d", "sick")
+	if got := request(t, tab, &a, "d", cookie); got != balancer.ErrNoBackend.Error() {
+		t.Errorf("with d sick by its operator a request went to %s, want nobody", got)
+	}
+}
+
+// An ejection leaves out who fails as long as there is somebody else: who fails some
+// requests is better than nobody.
+func TestAnEjectedMemberIsUsedWhenThereIsNobodyElse(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	tab := f.put("backends/a", host(1), "backends/b", host(2),
+		"directors/d", `{"type":"fallback","backends":["a","b"],"outlier":{"consecutive":1}}`,
+		"directors/top", `{"type":"fallback","backends":["d"]}`)
+	var a Ask
+	request(t, tab, &a, "top")
+	a.Done(Bad, 0, f.views.now())
+	if got := request(t, tab, &a, "top"); got != "b" {
+		t.Fatalf("with a ejected a request went to %s, want b", got)
+	}
+	tab = f.put("health/b", "sick")
+	for _, name := range []string{"top", "d"} {
+		if got := request(t, tab, &a, name); got != "a" {
+			t.Errorf("with a ejected and b sick, a request to %s went to %s, want a", name, got)
+		}
+		if !tab.Available(name) {
+			t.Errorf("%s is said not to be available", name)
+		}
+	}
+	if got := request(t, f.put("health/a", "sick"), &a, "top"); got != balancer.ErrNoBackend.Error() {
+		t.Errorf("with both sick a request went to %s", got)
+	}
+}
+
+// Retries do not make lost sessions, nor count one twice.
+func TestALostSessionIsCountedOnce(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	tab := f.put("backends/a", host(1), "backends/b", host(2), "backends/c", host(3), "secret", strings.Repeat("k", 32),
+		"directors/d", `{"type":"round_robin","backends":["a","b","c"],"cookie":{"name":"s"}}`)
+	var a Ask
+	request(t, tab, &a, "d", "Cookie: s=forged")
+	for range 2 {
+		a.Done(Bad, 0, 0)
+		again(t, tab, &a, "d")
+	}
+	if got := f.Stats().LostSessions; got != 1 {
+		t.Errorf("%d sessions were lost, want 1", got)
+	}
+}
+
+func TestAnEmptyCookieIsAKey(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	tab := f.put("directors/c", `{"type":"hash","by":"cookie:u","backends":["a"]}`, "directors/h", `{"type":"hash","by":"header:x-u","backends":["a"]}`)
+	for name, field := range map[string]string{"c": "Cookie", "h": "X-U"} {
+		var a Ask
+		key := func(value string) uint32 {
+			r := &message.Request{Target: []byte("/x"), Fields: []message.Field{{ID: message.Lookup([]byte(field)), Name: []byte(field), Value: []byte(value)}}}
+			a.Begin(r, netip.MustParseAddr("192.0.2.1"), 1)
+			return a.key(tab.Lookup(name).Director.Def)
+		}
+		empty := map[string]string{"c": "u=", "h": ""}[name]
+		if got, want := key(empty), balancer.Hash(nil); got != want {
+			t.Errorf("%s: an empty value has the key %08x, want that of nothing, %08x", name, got, want)
 		}
 	}
 }

@@ -70,7 +70,8 @@ func (t *Table) ExplainPick(ref Ref, a *Ask) (choices []Choice, b *Backend, err 
 	found := t.find(ref, s, a)
 	a.how.Peek = false
 	w := &a.walk
-	w.tried, w.exact, w.depth, w.asked = a.tried, true, 0, 0
+	w.tried, w.exact, w.pardon, w.depth = a.tried, true, false, 0
+	w.begin()
 	if !found {
 		w.push(ref)
 		choices = w.nobody(s.Director, nil)
@@ -82,8 +83,8 @@ func (t *Table) ExplainPick(ref Ref, a *Ask) (choices []Choice, b *Backend, err 
 	}
 	for i := range a.steps[:a.depth] {
 		step := &a.steps[i]
-		w.asked = 0
 		w.push(ref)
+		w.begin()
 		choices = append(choices, w.choice(step.d, int(step.at), a.why(step)))
 		ref = step.member()
 	}
@@ -99,7 +100,7 @@ const maxNobody = 32
 // nobody adds the choice of a director that has none, the last of the trail, and those of
 // the directors below it that have none, each once: the reason is there.
 func (w *walk) nobody(d *Director, choices []Choice) []Choice {
-	w.asked = 0
+	w.begin()
 	c := w.choice(d, -1, "no member may be chosen")
 	choices = append(choices, c)
 	for i := range d.Members {
@@ -124,6 +125,8 @@ func (a *Ask) why(s *step) string {
 	switch {
 	case s.byCookie:
 		return fmt.Sprintf("the request's cookie %q leads there", def.Cookie.Name)
+	case s.d.Members[s.at].Seat.Ejected(a.now) && !v.Panic():
+		return "it is ejected, but nobody else may be chosen"
 	case v.Panic():
 		return fmt.Sprintf("panic: less than %g of the members are available, so all are used", def.Panic)
 	}

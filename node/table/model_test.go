@@ -297,6 +297,7 @@ func TestTableIsAFunctionOfTheKeyspace(t *testing.T) {
 			checkPicks(rt, got, "before the views are up to date")
 			a.views.refresh()
 			checkPicks(rt, got, "with new views")
+			checkPicks(rt, before, "an older table, with new views")
 			if diff := gocmp.Diff(old.withoutViews(), pictureOf(before).withoutViews()); diff != "" {
 				rt.Fatalf("an older table changed:\n%s", diff)
 			}

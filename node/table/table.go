@@ -90,6 +90,7 @@ func (s *Slot) Available() bool {
 // Table is everything a node serves by, at one revision.
 type Table struct {
 	revision int64
+	edit     uint64 // that made it: later tables have higher ones
 	digest   Digest
 	slots    vector
 	names    *iradix.Tree[Ref]

@@ -89,7 +89,7 @@ func (v *views) climbLocked(ref Ref, looked map[Ref]struct{}) {
 // addLocked has a director look at its members again.
 func (v *views) addLocked(ref Ref) {
 	run := v.runs[ref]
-	if run == nil {
+	if run == nil || run.stale.Load() { // it is dirty already
 		return
 	}
 	run.stale.Store(true)
@@ -164,10 +164,11 @@ func (a *Applier) Run(ctx context.Context) error {
 const minPause = 10 * time.Millisecond
 
 // refresh makes those views anew that have to be, and those of directors above them
-// that turn out to be concerned. It returns when the next one is due, 0 for never.
+// that turn out to be concerned, level by level. What else changes meanwhile may be left
+// for the next time. It returns when the next one is due, 0 for never.
 func (v *views) refresh() (next time.Duration) {
 	v.due()
-	for {
+	for range maxDepth {
 		v.mu.Lock()
 		dirty := v.dirty
 		v.dirty = make(map[Ref]struct{})
@@ -230,7 +231,7 @@ func (v *views) remake(ref Ref) {
 
 // differs says whether those above the director have to look at it again.
 func (v *view) differs(old *view) bool {
-	return v.ready != old.ready || !slices.Equal(v.directors, old.directors)
+	return v.ready != old.ready || v.out != old.out || !slices.Equal(v.directors, old.directors)
 }
 
 // schedule notes when a director's view is due. It is called with making.

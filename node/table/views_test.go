@@ -243,3 +243,99 @@ func TestTrafficThroughACycle(t *testing.T) {
 		f.views.refresh()
 	}
 }
+
+// Changes that come as fast as views are made keep the refresher neither from its pause
+// nor from what the time asks for.
+func TestARefreshEndsThoughChangesGoOn(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	// Many members, so that there is time for a change while the view is made.
+	tab := f.put("backends/a", host(1), "directors/d", `{"type":"random","backends":["a"`+strings.Repeat(`,"b"`, 20_000)+`]}`)
+	a, d := ref(t, tab, "a"), tab.Lookup("d").Director
+	last := d.view.Load()
+	f.views.mark(a)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f.views.refresh()
+	}()
+	const many = 100
+	views := 0
+	for ended := false; !ended && views < many; {
+		select {
+		case <-done:
+			ended = true
+		default:
+			f.views.mark(a)
+			if v := d.view.Load(); v != last {
+				views, last = views+1, v
+			}
+		}
+	}
+	<-done
+	if views >= many {
+		t.Errorf("one refresh made %d views of a director, and had not ended", views)
+	}
+}
+
+// A request may ask long after its table was replaced: what newer tables say of members
+// is not for it.
+func TestAnOlderTableFindsItsOwnMembers(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	older := f.put("backends/a", host(1), "directors/low", `{"type":"random","backends":["a"]}`, "directors/d", `{"type":"hash","backends":["low"]}`)
+	for _, change := range [][]string{{"health/a", "sick"}, {"backends/a", ""}} {
+		newer := f.put(change...)
+		var a Ask
+		for _, name := range []string{"low", "d"} {
+			if got := request(t, older, &a, name); got != "a" {
+				t.Errorf("after %v, %s of the table before gave %s, want a", change, name, got)
+			}
+			if !older.Available(name) {
+				t.Errorf("after %v, %s of the table before is not available", change, name)
+			}
+			if got := request(t, newer, &a, name); got != balancer.ErrNoBackend.Error() {
+				t.Errorf("after %v, %s gave %s, want nobody", change, name, got)
+			}
+		}
+	}
+}
+
+// Seven levels of ten directors, each of all of the next level: ten million ways, all
+// ending at sick backends. There is a healthy one behind them.
+func TestATangleOfSickDirectorsHidesNobody(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	pairs := []string{"backends/sick", host(1), "backends/well", host(2), "health/sick", "sick"}
+	level := func(n int) string {
+		names := make([]string, 10)
+		for i := range names {
+			names[i] = fmt.Sprintf(`"l%d-%d"`, n, i)
+			if n == 7 {
+				names[i] = `"sick"`
+			}
+		}
+		return strings.Join(names, ",")
+	}
+	for n := range 7 {
+		for i := range 10 {
+			pairs = append(pairs, fmt.Sprintf("directors/l%d-%d", n, i), `{"type":"fallback","backends":[`+level(n+1)+`]}`)
+		}
+	}
+	tab := f.put(append(pairs, "directors/hidden", `{"type":"random","backends":["well"]}`,
+		"directors/top", `{"type":"fallback","backends":[`+level(0)+`,"hidden"]}`)...)
+	var a Ask
+	check := func(tab *Table, when string) {
+		t.Helper()
+		if got := request(t, tab, &a, "top"); got != "well" {
+			t.Errorf("%s: a request went to %s, want well", when, got)
+		}
+		if a.walk.asked > 10_000 {
+			t.Errorf("%s: %d names were looked at for one request", when, a.walk.asked)
+		}
+	}
+	check(tab, "by views")
+	f.put("health/well", "sick")
+	f.revision++
+	check(f.Apply(f.change("health/well", "")), "before views are made")
+}

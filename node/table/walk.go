@@ -19,21 +19,38 @@ const maxAsked = 1 << 18
 // walk is a way down the directors of a table, for one request or, to make a view, for
 // none. As balancer.Members it answers for the director that it has come to.
 type walk struct {
-	t     *Table
-	d     *Director // whose members are asked about
-	tried []Ref     // backends not to be chosen again
-	now   time.Duration
-	exact bool // ask members, not views
-	doubt bool // ask them where a view may be out of date, even if it says yes
-	stale bool // a view that says no may be out of date
-	met   bool // a member that is a director was asked about
+	t      *Table
+	d      *Director // whose members are asked about
+	tried  []Ref     // backends not to be chosen again
+	now    time.Duration
+	exact  bool // ask members, not views
+	doubt  bool // ask them where a view may be out of date, even if it says yes
+	pardon bool // the ejected count as well
+	stale  bool // a view that says no may be out of date
+	out    bool // somebody was passed over for being ejected
+	met    bool // a member that is a director was asked about
 
 	trail [maxDepth]Ref // directors being asked, so that one that leads back is noticed
 	depth int
 	asked int // names looked at
+	// failed are directors below the trail that have nobody, and the depth they were
+	// asked at: they have nobody at that depth or further down, either. It keeps a tangle
+	// of directors, all sick, from being walked by each of its ways.
+	failed map[Ref]int
 }
 
 var _ balancer.Members = (*walk)(nil)
+
+// begin is for a question that has nothing to do with those before: of another trail, say.
+func (w *walk) begin() {
+	w.asked = 0
+	switch n := len(w.failed); {
+	case n > 100: // an Ask is kept for long
+		w.failed = nil
+	case n > 0:
+		clear(w.failed)
+	}
+}
 
 func (w *walk) push(ref Ref) bool {
 	if w.depth == maxDepth || slices.Contains(w.trail[:w.depth], ref) {
@@ -46,7 +63,16 @@ func (w *walk) push(ref Ref) bool {
 
 // Available is of balancer.Members.
 func (w *walk) Available(i int) bool {
-	return !w.d.Members[i].Seat.Ejected(w.now) && w.member(w.d, i, (*Slot).Available)
+	return !w.ejected(&w.d.Members[i]) && w.member(w.d, i, (*Slot).Available)
+}
+
+// ejected says whether a member is passed over for that.
+func (w *walk) ejected(m *balancer.Member) bool {
+	if w.pardon || !m.Seat.Ejected(w.now) {
+		return false
+	}
+	w.out = true
+	return true
 }
 
 // Present is of balancer.Members. A director that has nobody to choose is not there; one
@@ -72,11 +98,24 @@ func (w *walk) member(d *Director, i int, backend func(*Slot) bool) bool {
 
 // available says whether a director has anybody to choose, and may itself be chosen.
 func (w *walk) available(ref Ref, s *Slot) bool {
+	if at, failed := w.failed[ref]; failed && at <= w.depth {
+		return false
+	}
 	if w.asked++; w.asked > maxAsked+w.t.names.Len() || s.refused() || !w.push(ref) {
 		return false
 	}
 	has := w.has(s.Director)
 	w.depth--
+	switch {
+	case !has:
+		if w.failed == nil {
+			w.failed = make(map[Ref]int)
+		}
+		w.failed[ref] = w.depth
+	case len(w.failed) > 0:
+		// Some may have failed only because they lead back to one on this way.
+		clear(w.failed)
+	}
 	return has
 }
 
@@ -85,15 +124,16 @@ func (w *walk) available(ref Ref, s *Slot) bool {
 // unless it may be out of date.
 func (w *walk) has(d *Director) bool {
 	if v := d.view.Load(); v != nil && !w.exact {
-		if v.ready && !(w.doubt && d.stale(v, w.now)) {
+		if v.ready && !(w.doubt && w.outdated(d, v)) {
 			return true
 		}
 		for _, at := range v.directors {
-			if m := &d.Members[at]; !m.Seat.Ejected(w.now) && w.member(d, int(at), (*Slot).Available) {
+			if m := &d.Members[at]; !w.ejected(m) && w.member(d, int(at), (*Slot).Available) {
 				return true
 			}
 		}
-		if !d.stale(v, w.now) {
+		if !w.outdated(d, v) {
+			w.out = w.out || v.out
 			return false
 		}
 		w.stale = true
@@ -111,7 +151,7 @@ func (w *walk) any(d *Director, available bool) bool {
 		if w.asked++; w.asked > maxAsked+w.t.names.Len() {
 			return false
 		}
-		if m := &d.Members[i]; m.Weight > 0 && !(available && m.Seat.Ejected(w.now)) && w.member(d, i, backend) {
+		if m := &d.Members[i]; m.Weight > 0 && !(available && w.ejected(m)) && w.member(d, i, backend) {
 			return true
 		}
 	}
@@ -123,7 +163,7 @@ func (w *walk) any(d *Director, available bool) bool {
 func (w *walk) drained(i int) bool {
 	m := &w.d.Members[i]
 	s := w.t.slots.at(m.Ref)
-	if s == nil || s.Director == nil || !s.draining() || m.Seat.Ejected(w.now) || !w.push(m.Ref) {
+	if s == nil || s.Director == nil || !s.draining() || !w.push(m.Ref) {
 		return false
 	}
 	has := w.has(s.Director)
@@ -172,9 +212,10 @@ func (w *walk) latency(d *Director, i int) *balancer.Latency {
 // makeView looks at a director's members. w.t need not be published, but has to be
 // complete. The caller holds views.making.
 func (w *walk) makeView(ref Ref, d *Director) *view {
-	w.d, w.depth, w.asked, w.met = d, 0, 0, false
+	w.d, w.depth, w.met, w.out = d, 0, false, false
+	w.begin()
 	w.push(ref)
-	v := &view{View: d.run.state.View(d.Def, d.Members, w, d.run.last, w.now)}
+	v := &view{View: d.run.state.View(d.Def, d.Members, w, d.run.last, w.now), edit: w.t.edit}
 	d.run.last = v.View
 	v.ready = v.Available()
 	for i := 0; w.met && i < len(d.Members); i++ {
@@ -195,13 +236,14 @@ func (w *walk) makeView(ref Ref, d *Director) *view {
 			}
 		}
 	}
+	v.out = w.out
 	v.sessions = w.t.sessions(d, d.view.Load())
 	return v
 }
 
-// stale says whether a view of the director may be out of date.
-func (d *Director) stale(v *view, now time.Duration) bool {
-	return d.run.stale.Load() || v.Next() != 0 && now >= v.Next()
+// outdated says whether a director's view may be out of date, or ahead of the walk's table.
+func (w *walk) outdated(d *Director, v *view) bool {
+	return d.run.stale.Load() || w.t.edit < v.edit || v.Next() != 0 && w.now >= v.Next()
 }
 
 // loose says whether a director chooses members whatever their health is.
