@@ -280,7 +280,7 @@ func TestShareIsByWeight(t *testing.T) {
 		members, h := weighing(1, 2, 0, 5)
 		view := new(balancer.State).View(director(kind), members, h, nil, 0)
 		for i, want := range []float64{0.125, 0.25, 0, 0.625} {
-			if got := view.Share(i); got != want {
+			if got := view.Shares()[i]; got != want {
 				t.Errorf("%s: the share of member %d is %v, want %v", kind, i, got, want)
 			}
 		}

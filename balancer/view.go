@@ -141,11 +141,10 @@ func (v *View) Panic() bool { return v.panic }
 // the next step of a slow_start, or the end of an ejection. 0 = never.
 func (v *View) Next() time.Duration { return v.next }
 
-// Share is the part of the requests that the member at position i is meant to
-// have by its weight, as of the view's making, 0 to 1; for fallback and the sick
-// that is no promise. It takes time in proportion to the number of members.
-func (v *View) Share(i int) float64 {
-	mine, all := 0.0, 0.0
+// Shares are the parts of the requests that members are meant to have by their weights,
+// by position, as of the view's making: 0 to 1; for fallback that is no promise.
+func (v *View) Shares() []float64 {
+	shares, all := make([]float64, len(v.members)), 0.0
 	for k, at := range v.live {
 		w := v.members[at].Weight
 		switch {
@@ -154,15 +153,15 @@ func (v *View) Share(i int) float64 {
 		case v.sums != nil:
 			w = v.sums[k] - v.sums[k-1]
 		}
+		shares[at] = w
 		all += w
-		if int(at) == i {
-			mine = w
+	}
+	for i := range shares {
+		if shares[i] > 0 {
+			shares[i] /= all
 		}
 	}
-	if all == 0 {
-		return 0
-	}
-	return mine / all
+	return shares
 }
 
 // Pick chooses a member and returns its position. It is -1 only if no member with

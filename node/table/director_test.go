@@ -566,3 +566,26 @@ func TestAnEmptyCookieIsAKey(t *testing.T) {
 		}
 	}
 }
+
+// However many members there are, explain says each one's share.
+func TestExplainPickKnowsAllShares(t *testing.T) {
+	t.Parallel()
+	const n = 5000
+	f := newFixture(t)
+	var pairs []string
+	for i := range n {
+		pairs = append(pairs, fmt.Sprintf("backends/m%04d", i), `{"host":"127.0.0.1","labels":{"app":"web"}}`)
+	}
+	tab := f.put(append(pairs, "directors/d", `{"type":"random","select":{"app":"web"}}`)...)
+	var a Ask
+	a.Begin(&message.Request{Target: []byte("/x")}, noClient, 1)
+	choices, _, err := tab.ExplainPick(ref(t, tab, "d"), &a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range choices[0].Members {
+		if m.Share != 1.0/n {
+			t.Fatalf("%s has a share of %g, want %g", m.Name, m.Share, 1.0/n)
+		}
+	}
+}

@@ -23,12 +23,9 @@ type MemberState struct {
 	State  State
 	Left   time.Duration // of an ejection
 	Weight float64       // by definition
-	Share  float64       // of requests by weight now, 0 to 1; among more than maxShares, of Chosen only
+	Share  float64       // of requests by weight now, 0 to 1
 	Chosen bool
 }
-
-// maxShares bounds the time that shares take, which is the square of their number.
-const maxShares = 1000
 
 // State is why a member may be chosen or not.
 type State string
@@ -151,13 +148,10 @@ func (a *Ask) why(s *step) string {
 // choice describes the members of a director, the last of the trail.
 func (w *walk) choice(d *Director, chosen int, why string) Choice {
 	c := Choice{Director: d.Name, Type: d.Def.Type, Why: why, Members: make([]MemberState, len(d.Members))}
-	v := d.view.Load()
+	shares := d.view.Load().Shares()
 	for i := range d.Members {
 		m := &d.Members[i]
-		c.Members[i] = MemberState{Name: m.Name, State: w.state(d, i), Weight: m.Weight, Chosen: i == chosen}
-		if len(d.Members) <= maxShares || i == chosen {
-			c.Members[i].Share = v.Share(i)
-		}
+		c.Members[i] = MemberState{Name: m.Name, State: w.state(d, i), Weight: m.Weight, Share: shares[i], Chosen: i == chosen}
 		if c.Members[i].State == StateEjected {
 			c.Members[i].Left = m.Seat.Until() - w.now
 		}

@@ -87,7 +87,7 @@ func viewOf(t *Table, s *Slot) string {
 	w := walk{t: t, d: d, now: t.views.now()}
 	w.push(d.run.ref)
 	for i := range d.Members {
-		fmt.Fprintf(&b, " %.3g", v.Share(i))
+		fmt.Fprintf(&b, " %.3g", v.Shares()[i])
 	}
 	if d.Def.Type == store.Hash || d.Def.Type == store.Shard {
 		for key := range uint32(8) {

@@ -35,8 +35,8 @@ func TestViewsFollowHealth(t *testing.T) {
 		}
 		time.Sleep(2 * minPause)
 		synctest.Wait()
-		if v := tab.Lookup("d").Director.view.Load(); v.Share(0) != 0 || v.Share(1) != 1 {
-			t.Errorf("the view above has %g for low and %g for b, want none and all", v.Share(0), v.Share(1))
+		if v := tab.Lookup("d").Director.view.Load(); v.Shares()[0] != 0 || v.Shares()[1] != 1 {
+			t.Errorf("the view above has %g for low and %g for b, want none and all", v.Shares()[0], v.Shares()[1])
 		}
 		f.revision++
 		tab = f.Apply(f.change("health/a", "", "health/b", "sick"))
@@ -45,8 +45,8 @@ func TestViewsFollowHealth(t *testing.T) {
 		}
 		time.Sleep(2 * minPause)
 		synctest.Wait()
-		if v := tab.Lookup("d").Director.view.Load(); v.Share(0) != 1 || tab.Lookup("low").Director.run.stale.Load() {
-			t.Errorf("the view above has %g for low, want all", v.Share(0))
+		if v := tab.Lookup("d").Director.view.Load(); v.Shares()[0] != 1 || tab.Lookup("low").Director.run.stale.Load() {
+			t.Errorf("the view above has %g for low, want all", v.Shares()[0])
 		}
 	})
 }
@@ -62,7 +62,7 @@ func TestSlowStartGoesOnByItself(t *testing.T) {
 		tab = f.put("backends/b", host(2))
 		var last float64
 		for i := range 12 {
-			share := tab.Lookup("d").Director.view.Load().Share(1)
+			share := tab.Lookup("d").Director.view.Load().Shares()[1]
 			switch {
 			case i == 0 && share > 0.15, i > 0 && i < 10 && share <= last, i > 10 && share != 0.5:
 				t.Errorf("after %d seconds b has a share of %g, the second before %g", i, share, last)
@@ -72,7 +72,7 @@ func TestSlowStartGoesOnByItself(t *testing.T) {
 			synctest.Wait()
 		}
 		f.put("directors/d", strings.Replace(director, `"a"`, `"a","c"`, 1)) // what is remembered is by name
-		if share := f.Current().Lookup("d").Director.view.Load().Share(2); share != 0.5 {
+		if share := f.Current().Lookup("d").Director.view.Load().Shares()[2]; share != 0.5 {
 			t.Errorf("after a change of the members b has a share of %g, want a half", share)
 		}
 	})
