@@ -132,6 +132,15 @@ func newState(unknown store.UnknownFields) *state {
 // size is how many keys etcd should count under the prefix.
 func (s *state) size() int { return len(s.keys) + len(s.others) }
 
+// definitions is how many keys there are besides the fleet's secret, see listing.empty.
+func (s *state) definitions() int {
+	n := len(s.keys)
+	if _, has := s.keys[store.SecretKey]; has {
+		n--
+	}
+	return n
+}
+
 // ignored is how many of them are of no known kind.
 func (s *state) ignored() int { return ignored(s.others) }
 

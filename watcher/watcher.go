@@ -536,7 +536,7 @@ func (w *Watcher) hold(l *listing) bool {
 	// What was held stays so: a history of the past does not become ours by growing.
 	again := w.held.revision > 0 && l.cluster == w.held.cluster && l.revision >= w.held.revision
 	successor := l.cluster == w.state.cluster && l.revision >= w.seen && !again
-	if w.state.cluster == 0 || successor || !l.empty() || len(w.state.keys) == 0 {
+	if w.state.cluster == 0 || successor || !l.empty() || w.state.definitions() == 0 {
 		return false
 	}
 	held := w.held
@@ -551,7 +551,7 @@ func (w *Watcher) hold(l *listing) bool {
 	}
 	w.held = held
 	why := fmt.Sprintf("etcd is empty at revision %d of cluster %x, after revision %d of cluster %x: keeping %d definitions until a key appears or revision %d is acknowledged",
-		l.revision, l.cluster, w.seen, w.state.cluster, len(w.state.keys), held.revision)
+		l.revision, l.cluster, w.seen, w.state.cluster, w.state.definitions(), held.revision)
 	w.update(func(s *Status) { s.Held = why })
 	w.cfg.Logger.Error("an empty etcd is not believed", "held", why)
 	return true

@@ -428,6 +428,23 @@ func TestAnEmptyListIsHeld(t *testing.T) {
 	}
 }
 
+// The secret, which nodes make by themselves, is nothing to keep an empty etcd waiting for.
+func TestAnEmptyListIsNotHeldForTheSecret(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *bench) {
+		b.model.del(backendA)
+		b.model.del(backendB)
+		b.model.put("secret", strings.Repeat("s", 32))
+		pass(recovery)
+		empty := newModel(9)
+		empty.history.cluster = 0xc2
+		b.model.restart(empty.history)
+		pass(time.Minute)
+		if s := b.Status(); s.Held != "" || s.Cluster != 0xc2 {
+			t.Errorf("status = %+v, want cluster c2", s)
+		}
+	})
+}
+
 func TestOutage(t *testing.T) {
 	inBubble(t, func(t *testing.T, b *bench) {
 		b.model.cut(true)
