@@ -821,7 +821,8 @@ async function tick() {
   } finally {
     ticking = false;
     clearTimeout(timer);
-    timer = setTimeout(tick, again ? 100 : Math.max(200, 1000 - (performance.now() - began)));
+    const took = performance.now() - began; // a node that takes long is asked less often
+    timer = setTimeout(tick, again ? 100 : Math.max(4 * took, 1000 - took));
     again = false;
   }
 }
