@@ -16,6 +16,7 @@ import (
 	"cel.dev/cel-go/common/overloads"
 	"cel.dev/cel-go/common/types"
 	"cel.dev/cel-go/common/types/ref"
+	"cel.dev/cel-go/interpreter"
 )
 
 // environment is made when the first condition comes: it takes a millisecond
@@ -80,6 +81,46 @@ func byPieces(args []ref.Val, result ref.Val) *uint64 {
 	return &n
 }
 
+// bySteps is the cost of matches. CEL's own goes by the length of the pattern, which
+// says little: a{1000} has a thousand instructions.
+func (c *checker) bySteps(args []ref.Val, _ ref.Val) *uint64 {
+	s, _ := args[0].(types.String)
+	pattern, _ := args[1].(types.String)
+	n := steps(len(s), c.sizes[string(pattern)])
+	return &n
+}
+
+// steps is the cost of looking for a pattern in so many bytes.
+func steps(length, instructions int) uint64 { return uint64(length)*uint64(instructions)/100 + 1 }
+
+// bounded has matches compile its pattern once, and look for nothing where that alone
+// is more than a computation may cost, as CEL counts only what is done.
+func bounded(overload string) *interpreter.RegexOptimization {
+	return &interpreter.RegexOptimization{
+		Function: overloads.Matches, OverloadID: overload, RegexIndex: 1,
+		Factory: func(call interpreter.InterpretableCall, pattern string) (interpreter.InterpretableCall, error) {
+			re, err := regexp.Compile(pattern)
+			if err != nil {
+				return nil, err
+			}
+			size, err := types.RegexProgramSize(pattern)
+			if err != nil {
+				return nil, err
+			}
+			return interpreter.NewCall(call.ID(), call.Function(), call.OverloadID(), call.Args(), func(args ...ref.Val) ref.Val {
+				s, ok := args[0].(types.String)
+				switch {
+				case !ok:
+					return types.NoSuchOverloadErr()
+				case steps(len(s), size) > CostLimit:
+					return types.WrapErr(ErrCost)
+				}
+				return types.Bool(re.MatchString(string(s)))
+			}), nil
+		},
+	}
+}
+
 // compile says all that is wrong with an expression, or returns its program.
 func compile(text string) (cel.Program, Errors) {
 	whole := func(format string, args ...any) Errors { return Errors{{1, 1, fmt.Sprintf(format, args...)}} }
@@ -94,7 +135,7 @@ func compile(text string) (cel.Program, Errors) {
 	if issues.Err() != nil {
 		return nil, explain(issues, nil)
 	}
-	c := checker{tree: parsed.NativeRep()}
+	c := checker{tree: parsed.NativeRep(), sizes: map[string]int{}}
 	c.check()
 	checked, issues := env.Check(parsed)
 	errs := append(explain(issues, c.tree), c.errs...)
@@ -108,7 +149,10 @@ func compile(text string) (cel.Program, Errors) {
 	program, err := env.Program(checked,
 		cel.EvalOptions(cel.OptOptimize, cel.OptTrackCost),
 		cel.CostLimit(CostLimit),
+		cel.OptimizeRegex(bounded(overloads.Matches), bounded(overloads.MatchesString)),
 		cel.CostTrackerOptions(
+			cost.OverloadTracker(overloads.Matches, c.bySteps),
+			cost.OverloadTracker(overloads.MatchesString, c.bySteps),
 			cost.OverloadTracker("string_lower_ascii", byLength),
 			cost.OverloadTracker("string_trim", byLength),
 			cost.OverloadTracker("string_split_string", byPieces),
@@ -124,6 +168,7 @@ type checker struct {
 	tree         *ast.AST
 	errs         Errors
 	instructions int
+	sizes        map[string]int // instructions by pattern
 }
 
 func (c *checker) fail(id int64, format string, args ...any) {
@@ -275,6 +320,7 @@ func (c *checker) call(e ast.NavigableExpr) {
 			return
 		}
 		n, err := types.RegexProgramSize(s)
+		c.sizes[s] = n
 		before := c.instructions
 		if c.instructions += n; err != nil || before <= maxInstructions && c.instructions > maxInstructions {
 			c.fail(pattern.ID(), "the regular expressions compile to %d instructions, want at most %d", c.instructions, maxInstructions)

@@ -15,9 +15,14 @@ import (
 
 const (
 	// CostLimit is the most that one computation may cost, in CEL's units: about
-	// one for an operation and one for ten bytes that are looked at, which is a
-	// few milliseconds in all.
+	// one for an operation, for ten bytes that are looked at, and for a hundred steps
+	// of a regular expression, which are bytes times instructions.
 	CostLimit = 50_000
+
+	// What is looked at in the request's maps, in bytes, is counted beside CEL's own
+	// cost, for which a map is one thing however much has to be read for it.
+	maxLooked = 10 * CostLimit
+	entryCost = 16 // of a name in a map, besides its bytes
 
 	maxLength       = 4096   // bytes of an expression
 	maxNodes        = 10_000 // of its tree, macros expanded
@@ -112,12 +117,17 @@ var (
 )
 
 // Eval computes the condition. Where that fails (an index out of range, a number
-// that is none, ErrCost), there is no result. A nil Condition fails.
+// that is none, ErrCost), there is no result. A nil Condition fails. in is used by one
+// computation at a time.
 func (c *Condition) Eval(in *Input) (bool, error) {
 	if c == nil {
 		return false, errNotCompiled
 	}
+	in.looked = 0
 	out, _, err := c.program.Eval((*activation)(in))
+	if in.looked > maxLooked { // then out is of a part of the maps
+		return false, ErrCost
+	}
 	if err != nil {
 		var cancelled interpreter.EvalCancelledError
 		if errors.As(err, &cancelled) && cancelled.Cause == interpreter.CostLimitExceeded {

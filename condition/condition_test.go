@@ -159,6 +159,90 @@ func TestCostLimit(t *testing.T) {
 	}
 }
 
+// What is read of the request's maps, and what regular expressions do, counts as well:
+// a client that sends 6,000 cookies, or a query of 4,000 parts, could otherwise have
+// seconds of a processor for one request.
+func TestCostLimitCountsWhatIsRead(t *testing.T) {
+	t.Parallel()
+	in := input()
+	in.Query = []byte(strings.Repeat("%61&", 4_000))
+	in.Request.Target = append([]byte("/?"), in.Query...)
+	in.Request.Fields = append(in.Request.Fields, message.New(message.Cookie, []byte(strings.Repeat("c%=;", 6_000))))
+	for _, text := range []string{
+		`req.header.all(a, req.header.all(b, req.query['x'] == ''))`,
+		`req.header.all(a, req.cookie.size() > 0)`,
+		`req.header.all(a, !(a in req.cookie))`,
+		`req.header.all(a, req.header.exists(b, has(req.query.none)) || true)`,
+		`req.url.matches('([%a]?){900}x')`, `req.url.matches('([%a]?){900}x') || true`, `matches(req.url, '([%a]?){900}x')`,
+		`req.header.all(a, !req.url.matches('([%a]?){90}x'))`,
+	} {
+		c, err := condition.Compile(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if holds, err := c.Eval(in); !errors.Is(err, condition.ErrCost) {
+			t.Errorf("%s: %v, %v, want %v", text, holds, err, condition.ErrCost)
+		}
+		// The next computation begins anew.
+		c, err = condition.Compile(`req.query.a == '' || req.query.a != ''`)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if holds, err := c.Eval(in); !holds || err != nil {
+			t.Errorf("after %s: %v, %v", text, holds, err)
+		}
+	}
+	// What people write is far from it.
+	for _, text := range []string{
+		`req.header['user-agent'].matches('(?i)(android|bb\\d+|meego).+mobile|iphone|ipad|[a-z]{50}')`,
+		`req.header.exists(h, h.startsWith('x-') && req.header[h] == 'none') || true`,
+		`req.cookie.a != req.query.q && 'x' in req.header || true`,
+	} {
+		c, err := condition.Compile(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if holds, err := c.Eval(input()); !holds || err != nil {
+			t.Errorf("%s: %v, %v", text, holds, err)
+		}
+	}
+}
+
+// A name in a map that is no string is an error of the computation, not of this program.
+func TestNamesAreStrings(t *testing.T) {
+	t.Parallel()
+	for _, text := range []string{`req.header[dyn(1)] == ''`, `dyn(1) in req.cookie`} {
+		c, err := condition.Compile(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Eval(input()); err == nil || strings.Contains(err.Error(), "internal") {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}
+
+// The host among the headers is the one that requests are routed by, wherever the client
+// wrote it: HTTP/2 has no field for it, and with an absolute target the field is not obeyed.
+func TestHeaderHostIsTheRequests(t *testing.T) {
+	t.Parallel()
+	for _, r := range []*message.Request{
+		{Major: 2, Authority: []byte("adm.test:80")},
+		{Major: 1, Authority: []byte("adm.test:80"), Fields: []message.Field{message.New(message.Host, []byte("other"))}},
+		{Major: 1, Authority: []byte("adm.test:80"), Fields: []message.Field{message.New(message.Host, []byte("adm.test:80"))}},
+	} {
+		for _, text := range []string{`req.header.host == 'adm.test:80'`, `'host' in req.header`, `req.header.exists(h, h == 'host')`, `req.header.size() == 1`} {
+			c, err := condition.Compile(text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if holds, err := c.Eval(&condition.Input{Request: r}); !holds || err != nil {
+				t.Errorf("HTTP/%d, %d fields: %s is %v, %v", r.Major, len(r.Fields), text, holds, err)
+			}
+		}
+	}
+}
+
 func TestEvalErrors(t *testing.T) {
 	t.Parallel()
 	for _, text := range []string{`[1][int(req.header.x_odd)] == 1`, `int(req.method) == 1`, `1 / (req.cookie.size() - 2) == 1`} {

@@ -12,7 +12,8 @@
 // path and host are as routes match them: the path normalised, the host in lower
 // case without its port. url is the target as the client sent it. A map has "" for
 // what is absent, and the values of what comes several times joined by ", "; 'x' in
-// map and has(map.x) tell absent from empty. Names in header are in lower case.
+// map and has(map.x) tell absent from empty. Names in header are in lower case; its host is
+// the request's, wherever that was written, with its port.
 //
 // Besides CEL's own functions and macros there are the strings' lowerAscii(),
 // trim() and split(separator).
@@ -20,7 +21,8 @@
 // # Bounds
 //
 // An expression is short (4 KiB), its regular expressions are literals of at most
-// 20,000 instructions together, and one computation costs at most [CostLimit].
+// 20,000 instructions together, and one computation costs at most [CostLimit]: what it
+// reads of the request counts, too.
 //
 // # Concurrency
 //

@@ -15,13 +15,15 @@ import (
 	"roster/message"
 )
 
-// Input is what a condition is computed from. Nothing in it is kept or changed.
+// Input is what a condition is computed from. Nothing of the request is kept or changed.
 type Input struct {
 	Request     *message.Request
 	Host        []byte // in lower case, without port
 	Path, Query []byte // the path normalised; the query as it is, without "?"
 	Client      netip.Addr
 	Health      Health // nil: nothing is healthy
+
+	looked int // bytes of the maps that the computation has looked at
 }
 
 // Health knows backends and directors by name.
@@ -182,7 +184,11 @@ func (t table) Value() any                                { return t }
 
 // Get returns the values of a name, joined; "" where it is absent.
 func (t table) Get(key ref.Val) ref.Val {
-	joined, _ := t.lookup(string(key.(types.String)))
+	name, ok := key.(types.String)
+	if !ok {
+		return badKey()
+	}
+	joined, _ := t.lookup(string(name))
 	return joined
 }
 
@@ -191,9 +197,19 @@ func (t table) IsSet(key ref.Val) ref.Val { return t.Contains(key) }
 
 // Contains is for in.
 func (t table) Contains(key ref.Val) ref.Val {
-	_, found := t.lookup(string(key.(types.String)))
+	name, ok := key.(types.String)
+	if !ok {
+		return badKey()
+	}
+	_, found := t.lookup(string(name))
 	return types.Bool(found)
 }
+
+// badKey is what a name of type dyn may come to, which the type check lets pass. CEL
+// writes into the error where it is from, so it is a new one each time.
+func badKey() ref.Val { return types.NewErr("the name in a map is no string") }
+
+var hostName = []byte("host")
 
 // Size is how many names there are.
 func (t table) Size() ref.Val { return types.Int(len(t.names())) }
@@ -211,13 +227,12 @@ func (t table) Iterator() traits.Iterator {
 func (t table) names() []string {
 	var names []string
 	seen := map[string]bool{}
-	t.each(func(name, value []byte) bool {
+	t.each(func(name, _ []byte) {
 		s := t.name(name)
 		if !seen[s] {
 			seen[s] = true
 			names = append(names, s)
 		}
-		return true
 	})
 	return names
 }
@@ -225,9 +240,10 @@ func (t table) names() []string {
 func (t table) lookup(key string) (joined types.String, found bool) {
 	var first []byte
 	var more *strings.Builder
-	t.each(func(name, value []byte) bool {
+	t.each(func(name, value []byte) {
 		switch {
 		case !t.is(name, key):
+			return
 		case !found:
 			first, found = value, true
 		default:
@@ -238,7 +254,7 @@ func (t table) lookup(key string) (joined types.String, found bool) {
 			more.WriteString(", ")
 			more.WriteString(t.value(value))
 		}
-		return true
+		t.a.looked += len(value)
 	})
 	switch {
 	case more != nil:
@@ -249,24 +265,39 @@ func (t table) lookup(key string) (joined types.String, found bool) {
 	return "", false
 }
 
-// each calls f with the names and values as they are written.
-func (t table) each(f func(name, value []byte) bool) {
+// each calls f with the names and values as they are written, as long as the
+// computation may look at more. Host is the one that requests are routed by and backends
+// get, wherever it was written: HTTP/2 has a pseudo field for it, and HTTP/1 an absolute
+// target, which is obeyed and not the field (RFC 9112 3.2.2).
+func (t table) each(f func(name, value []byte)) {
+	may := func(n int) bool {
+		t.a.looked += n + entryCost
+		return t.a.looked <= maxLooked
+	}
 	switch t.kind {
 	case headerTable:
-		fields := t.a.Request.Fields
+		fields, host := t.a.Request.Fields, t.a.Request.Authority
+		if len(host) > 0 {
+			f(hostName, host)
+		}
 		for i := range fields {
-			if !f(fields[i].Name, fields[i].Value) {
+			if !may(len(fields[i].Name)) {
 				return
+			}
+			if fields[i].ID != message.Host || len(host) == 0 {
+				f(fields[i].Name, fields[i].Value)
 			}
 		}
 	case queryTable:
 		for rest := t.a.Query; len(rest) > 0; {
 			var one []byte
-			if one, rest, _ = bytes.Cut(rest, []byte{'&'}); len(one) == 0 {
-				continue
-			}
-			if name, value, _ := bytes.Cut(one, []byte{'='}); !f(name, value) {
+			one, rest, _ = bytes.Cut(rest, []byte{'&'})
+			if !may(len(one)) {
 				return
+			}
+			if len(one) > 0 {
+				name, value, _ := bytes.Cut(one, []byte{'='})
+				f(name, value)
 			}
 		}
 	case cookieTable: // RFC 6265 4.2.1, and nothing that is decoded
@@ -278,9 +309,11 @@ func (t table) each(f func(name, value []byte) bool) {
 			for rest := fields[i].Value; len(rest) > 0; {
 				var one []byte
 				one, rest, _ = bytes.Cut(rest, []byte{';'})
-				name, value, ok := bytes.Cut(bytes.Trim(one, " \t"), []byte{'='})
-				if ok && !f(name, value) {
+				if !may(len(one)) {
 					return
+				}
+				if name, value, ok := bytes.Cut(bytes.Trim(one, " \t"), []byte{'='}); ok {
+					f(name, value)
 				}
 			}
 		}

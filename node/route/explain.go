@@ -99,6 +99,9 @@ func (v *Verdict) judge(q *Query) {
 				got = append(got, string(f.Value))
 			}
 		}
+		if host := q.in.Request.Authority; len(host) > 0 && p.name == "host" {
+			got = []string{string(host)}
+		}
 		v.Got = strings.Join(got, ", ")
 	case param:
 		p := &v.Route.params[n]

@@ -125,6 +125,27 @@ func TestNoSpellingSlipsPastARule(t *testing.T) {
 	}
 }
 
+// A rule about the header Host holds however the client names the host: in a pseudo field
+// of HTTP/2, or in an absolute target beside a field that says something else.
+func TestHeaderHostIsTheRequests(t *testing.T) {
+	t.Parallel()
+	ix := of(t, "open", `{"backend":"a"}`, "adm", `{"match":{"header":{"host":"adm.test"}},"priority":1,"respond":{"status":403}}`,
+		"cel", `{"when":"req.header.host == 'cel.test'","priority":1,"respond":{"status":403}}`)
+	for host, want := range map[string]string{"adm.test": "adm", "cel.test": "cel", "other.test": "open"} {
+		for _, r := range []*message.Request{request("GET", "/", host), request("GET", "/", host, "Host", "decoy"), request("GET", "/", host, "Host", host)} {
+			q := ask(r)
+			if got, err := ix.Match(q); nameOf(got) != want || err != nil {
+				t.Errorf("%s, %d fields: by %s, %v, want %s", host, len(r.Fields), nameOf(got), err, want)
+			}
+			for _, v := range ix.Explain(q, 9) {
+				if v.Field == "header.host" && v.Got != host {
+					t.Errorf("%s, %d fields: explained with %q", host, len(r.Fields), v.Got)
+				}
+			}
+		}
+	}
+}
+
 // The order of the contract, a step at a time: each route would match, and those
 // before it are taken away.
 func TestOrderOfMatching(t *testing.T) {

@@ -140,6 +140,9 @@ func (r *Route) refuses(q *Query) (what aspect, n int, err error) {
 }
 
 func (q *Query) header(p *pair) bool {
+	if host := q.in.Request.Authority; len(host) > 0 && p.name == "host" {
+		return p.wants(host, false) // as conditions have it
+	}
 	fields := q.in.Request.Fields
 	for i := range fields {
 		if f := &fields[i]; len(f.Name) == len(p.name) && equalFold(f.Name, p.name) && p.wants(f.Value, false) {
