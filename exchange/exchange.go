@@ -89,9 +89,11 @@ type Exchange struct {
 	bodyRead   bool // the client's body was read to its end
 	bodyGone   bool // part of the body cannot be sent again
 
-	requestID []byte
-	scratch   []byte
-	nominated nominated
+	requestID   []byte
+	traceparent []byte // in place of the client's, borrowed; nil: the client's goes on
+	tracestate  []byte // with it
+	scratch     []byte
+	nominated   nominated
 }
 
 // Begin starts an exchange with the head of a request. in must stay as it is
@@ -278,6 +280,12 @@ type Budget interface {
 // used. Repeats to the same backend, of what it has not looked at, are few and
 // free. Begin forgets b, and then there is no such limit.
 func (x *Exchange) Limit(b Budget) { x.budget = b }
+
+// Trace has these go to backends in the place of the client's traceparent and
+// tracestate, which go on untouched without; an empty state is none. They are borrowed
+// until the next Begin. parent may be changed in place before each Connected: a backend that
+// is tried sees its own.
+func (x *Exchange) Trace(parent, state []byte) { x.traceparent, x.tracestate = parent, state }
 
 // Picked reports the chosen backend.
 func (x *Exchange) Picked(def *store.Backend) Step {

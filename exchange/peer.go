@@ -39,6 +39,9 @@ func (p *Policy) Peer(addr netip.Addr, tls bool) Peer {
 	return peer
 }
 
+// Trusted says whether the peer is a trusted proxy.
+func (p *Peer) Trusted() bool { return p.trusted }
+
 // Fork returns a peer of the same connection for exchanges beside those of p: a
 // stream of HTTP/2 has its own.
 func (p *Peer) Fork(policy *Policy) Peer {

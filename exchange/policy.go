@@ -18,7 +18,7 @@ type Config struct {
 	// loop (508) from two tiers is in Via's comment, see the package's doc.
 	ProxyName string
 	// TrustedProxies are the peers whose X-Forwarded-*, Forwarded and
-	// X-Request-Id are believed. None by default.
+	// X-Request-Id are believed, and traceparent's word on sampling. None by default.
 	TrustedProxies []netip.Prefix
 	// VarnishErrors turns every failure of a backend into 503, as Varnish does.
 	VarnishErrors bool

@@ -39,6 +39,10 @@ func (x *Exchange) build() {
 			}
 		case message.Host, message.XRequestID:
 			continue
+		case message.Traceparent, message.Tracestate:
+			if x.traceparent != nil {
+				continue
+			}
 		case message.Trailer:
 			if in.Length >= 0 {
 				continue
@@ -106,6 +110,12 @@ func (x *Exchange) build() {
 	fields = append(fields,
 		message.New(message.Via, x.policy.onward[min(in.Minor+2*b2u(in.Major > 1), 2)]),
 		message.New(message.XRequestID, x.requestID))
+	if x.traceparent != nil {
+		fields = append(fields, message.New(message.Traceparent, x.traceparent))
+		if len(x.tracestate) > 0 {
+			fields = append(fields, message.New(message.Tracestate, x.tracestate))
+		}
+	}
 	out.Fields = fields
 	if x.route != nil {
 		out.Fields = x.edit(out.Fields, &x.route.RequestHeaders)
