@@ -13,7 +13,7 @@ build: export CGO_ENABLED := 0
 test e2e: export CGO_ENABLED := $(if $(CC_FOUND),1,0)
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test check fmt lint bench bench-peers fuzz e2e man deb
+.PHONY: help build run test check fmt lint bench bench-peers fuzz e2e man deb binaries images up demo down
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,3 +60,34 @@ man: build ## Write the man pages to bin/man
 
 deb: build ## Make a Debian package of bin/roster in bin/; it needs dpkg-deb
 	@deploy/debian/build $(BIN) "$(VERSION)" bin
+
+# The cluster of docker-compose.yml. COMPOSE_PROJECT_NAME names another than roster, TLS=1
+# turns TLS and etcd's users on; docs/COMPOSE.md has the ports.
+export COMPOSE_PROJECT_NAME ?= roster
+export TLS
+
+# What the images are made of: programs for Linux, and what else is in them. Servers with
+# certificates of public CAs are verified with this machine's list of those, if it has one.
+binaries: export CGO_ENABLED := 0
+binaries: export GOOS := linux
+binaries:
+	@rm -rf bin/images && mkdir -p bin/images/roster/etc/ssl/certs bin/images/etcd bin/images/data
+	$(GO) build -trimpath -ldflags '-s -w -X main.release=$(VERSION)' -o bin/images/roster/roster ./cmd/roster
+	$(GO) build -trimpath -ldflags '-s -w' -o bin/images/etcd/etcd go.etcd.io/etcd/server/v3
+	$(GO) build -trimpath -ldflags '-s -w' -o bin/images/etcd/etcdctl go.etcd.io/etcd/etcdctl/v3
+	@if [ -r /etc/ssl/certs/ca-certificates.crt ]; then cp /etc/ssl/certs/ca-certificates.crt bin/images/roster/etc/ssl/certs/; fi
+
+images: binaries ## Make the images of roster and etcd from static programs, without a registry
+	@set -e; for image in roster etcd; do \
+		docker build -q -f deploy/docker/Dockerfile.static --target $$image -t $(COMPOSE_PROJECT_NAME)/$$image \
+			--label com.docker.compose.project=$(COMPOSE_PROJECT_NAME) bin/images; \
+	done
+
+up: images ## Start a cluster in containers: 3 of etcd, 3 nodes, an entry, 4 backends
+	@deploy/docker/cluster up
+
+demo: ## Give the cluster backends, and show what it does
+	@deploy/docker/cluster demo
+
+down: ## End the cluster, and remove its containers, volumes and images
+	@deploy/docker/cluster down
