@@ -413,7 +413,7 @@ func TestDecodeBad(t *testing.T) {
 			"match.header.a: is given twice",
 			`match.hots: is not a field of match; did you mean "host"?`,
 		}},
-		{store.Routes, `{"backend":"a","match":{"path":["/java*","/a/../b","/a//b","/a%2fb","/%41","/a?b","/ü","/%00"]}}`, []string{
+		{store.Routes, `{"backend":"a","match":{"path":["/java*","/a/../b","/a//b","/a%2fb","/%41","/a?b","/ü","/%00","/a|b"]}}`, []string{
 			`match.path[0]: is "/java*" with a "*" in it, want one only at the end, after a "/"; path_regex can say more`,
 			`match.path[1]: is "/a/../b", want no empty, "." or ".." segment: requests are compared without them`,
 			`match.path[2]: is "/a//b", want no empty, "." or ".." segment: requests are compared without them`,
@@ -422,6 +422,7 @@ func TestDecodeBad(t *testing.T) {
 			`match.path[5]: is "/a?b" with '?' in it, want a path alone`,
 			`match.path[6]: is "/ü" with 'ü' in it, want it percent-encoded`,
 			`match.path[7]: is "/%00", which no request has: a NUL is refused`,
+			`match.path[8]: is "/a|b" with '|' in it, want it percent-encoded`,
 		}},
 		{store.Routes, `{"respond":{"status":100,"headers":{"Content-Length":"1","A":"b\nc","a":"d"},"body":1}}`, []string{
 			"respond.status: is 100, want 200 to 599",

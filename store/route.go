@@ -210,7 +210,7 @@ func checkPath(s string) error {
 			return fmt.Errorf("is %s with a \"*\" in it, want one only at the end, after a \"/\"; path_regex can say more", quote(s))
 		case c == '?' || c == '#':
 			return fmt.Errorf("is %s with %q in it, want a path alone", quote(s), c)
-		case c <= ' ' || c >= 0x7f:
+		case c <= ' ' || c >= 0x7f || strings.IndexByte("\"<>\\^`{|}", c) >= 0: // RFC 3986 3.3 has no such octet in a path
 			return fmt.Errorf("is %s with %s in it, want it percent-encoded", quote(s), quoteRune(s[i:]))
 		case c == '%':
 			hex := s[i+1 : min(i+3, len(s))]

@@ -11,7 +11,8 @@ var ErrPath = errors.New("invalid path")
 
 // Normalize appends the path that routes match to dst: RFC 3986 6.2.2 with
 // unreserved octets decoded, dot segments removed and empty segments merged;
-// the encodings that stay are in upper case, an encoded slash among them.
+// the encodings that stay are in upper case, an encoded slash among them. An octet that
+// no path may hold, such as "|", is encoded: backends take both for the same.
 // What is normal already is returned as it is, without a copy.
 func Normalize(dst, path []byte) ([]byte, error) {
 	if normal(path) {
@@ -46,6 +47,9 @@ func normalize(dst, path []byte) ([]byte, error) {
 			default:
 				dst = append(dst, '%', upper[o>>4], upper[o&15])
 			}
+		case !inPath[c]:
+			dst = append(dst, '%', upper[c>>4], upper[c&15])
+			i++
 		default:
 			dst = append(dst, c)
 			i++
@@ -100,17 +104,29 @@ func normal(p []byte) bool {
 		return len(p) == 1 && p[0] == '*'
 	}
 	for i, c := range p {
-		switch c {
-		case 0, '%':
-			return false
-		case '/', '.':
+		switch {
+		case c == '/' || c == '.':
 			if i > 0 && p[i-1] == '/' {
 				return false
 			}
+		case !inPath[c]:
+			return false
 		}
 	}
 	return true
 }
+
+// inPath has the octets that stand for themselves in a path: pchar of RFC 3986 3.3, and
+// the slash.
+var inPath = func() (in [256]bool) {
+	for c := range 256 {
+		in[c] = unreserved(byte(c))
+	}
+	for _, c := range []byte("!$&'()*+,;=:@/") {
+		in[c] = true
+	}
+	return in
+}()
 
 const upper = "0123456789ABCDEF"
 

@@ -118,6 +118,12 @@ func TestNoSpellingSlipsPastARule(t *testing.T) {
 			t.Errorf("%s goes by %s, %v", target, nameOf(r), err)
 		}
 	}
+	pipe := of(t, "open", `{"match":{"path":"/*"},"backend":"a"}`, "closed", `{"match":{"path":"/a%7Cb"},"respond":{"status":403}}`)
+	for _, target := range []string{"/a%7Cb", "/a%7cb", "/a|b", "/x/../a|b"} {
+		if r, _ := pipe.Match(ask(request("GET", target, "a"))); nameOf(r) != "closed" {
+			t.Errorf("%s goes by %s", target, nameOf(r))
+		}
+	}
 	for _, target := range []string{"/admin%2Fx", "/admin%2fx", "/Admin", "/x%2F..%2Fadmin"} { // an encoded slash is no slash
 		if r, _ := ix.Match(ask(request("GET", target, "a"))); nameOf(r) != "open" {
 			t.Errorf("%s goes by %s, want open", target, nameOf(r))
