@@ -162,7 +162,8 @@ func TestDocs(t *testing.T) {
 		if run {
 			t.Run(strings.TrimSuffix(strings.TrimPrefix(page, "docs/"), ".md"), func(t *testing.T) {
 				t.Parallel()
-				newDocShell(t, root).page(page, blocks)
+				etcd := slices.ContainsFunc(blocks, func(b docBlock) bool { return strings.Contains("\n"+b.text, "\netcd ") })
+				newDocShell(t, root, etcd).page(page, blocks)
 			})
 		}
 	}
@@ -203,7 +204,8 @@ type docShell struct {
 // endOfBlock is what the shell writes after each block, with an exit code.
 const endOfBlock = "---- end of block, exit code"
 
-func newDocShell(t *testing.T, root string) *docShell {
+// newDocShell starts a shell for a page. etcd is for those that start one.
+func newDocShell(t *testing.T, root string, etcd bool) *docShell {
 	t.Helper()
 	s := &docShell{t: t, dir: t.TempDir(), lines: make(chan string, 1<<16), ports: map[string]string{}}
 	var back []string
@@ -220,7 +222,7 @@ func newDocShell(t *testing.T, root string) *docShell {
 	bin := t.TempDir()
 	// What a program takes by default is not free here, perhaps. Of what it is told on the
 	// command line, ports are replaced in the text.
-	for name, text := range map[string]string{
+	programs := map[string]string{
 		"roster": `case $1 in
 node) export ROSTER_LISTEN=${ROSTER_LISTEN-:8080} ROSTER_ADMIN=${ROSTER_ADMIN-127.0.0.1:6082} ROSTER_EMBEDDED_ETCD_LISTEN=${ROSTER_EMBEDDED_ETCD_LISTEN-127.0.0.1:2379} ;;
 *) export ROSTER_ETCD=${ROSTER_ETCD-127.0.0.1:2379} ROSTER_ADMIN=${ROSTER_ADMIN-127.0.0.1:6082} ;;
@@ -228,7 +230,11 @@ esac
 exec ` + harness.Roster(t) + ` "$@"`,
 		"etcdctl": `case " $* " in *" --endpoints"*) ;; *) export ETCDCTL_ENDPOINTS=${ETCDCTL_ENDPOINTS-127.0.0.1:2379} ;; esac
 exec ` + harness.Etcdctl(t) + ` "$@"`,
-	} {
+	}
+	if etcd {
+		programs["etcd"] = "exec " + harness.EtcdBinary(t) + ` "$@"`
+	}
+	for name, text := range programs {
 		if err := os.WriteFile(filepath.Join(bin, name), []byte("#!/bin/bash\n"+s.elsewhere(text)+"\n"), 0o755); err != nil {
 			t.Fatal(err)
 		}

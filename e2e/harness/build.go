@@ -61,8 +61,8 @@ func Etcdctl(t testing.TB) string {
 	return built(t, "etcdctl", "go.etcd.io/etcd/etcdctl/v3")
 }
 
-// etcdBinary is the path of the etcd binary that go.mod pins.
-func etcdBinary(t testing.TB) string {
+// EtcdBinary is the path of the etcd binary that go.mod pins.
+func EtcdBinary(t testing.TB) string {
 	t.Helper()
 	return built(t, "etcd", "go.etcd.io/etcd/server/v3")
 }

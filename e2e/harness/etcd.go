@@ -75,7 +75,7 @@ func (e *Etcd) Start() {
 			fmt.Sprintf("--initial-cluster-token=e2e-%d", e.token),
 			"--unsafe-no-fsync", "--log-level=warn",
 		}, e.args...)
-		m.process = StartProcess(e.t, m.name, etcdBinary(e.t), args, nil)
+		m.process = StartProcess(e.t, m.name, EtcdBinary(e.t), args, nil)
 	}
 	for _, m := range e.members {
 		m.process.waitUntil("health", func() (bool, any) { return healthy(m.client) })
