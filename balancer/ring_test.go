@@ -8,6 +8,27 @@ import (
 	"pgregory.net/rapid"
 )
 
+// owned is a point with its owner's name and position.
+type owned struct {
+	point uint32
+	name  string
+	at    int32
+}
+
+// flat are all points in order.
+func (r *ring) flat() (all []owned) {
+	for b, bucket := range r.buckets {
+		for _, p := range bucket {
+			if int(p.at()>>r.shift) != b {
+				panic("a point is in another's bucket")
+			}
+			at := r.at[p.owner()]
+			all = append(all, owned{p.at(), r.members[at].Name, at})
+		}
+	}
+	return all
+}
+
 // However a ring came about, it is the ring of its members.
 func TestARingByMergesIsTheRingMadeAfresh(t *testing.T) {
 	t.Parallel()
@@ -33,9 +54,13 @@ func TestARingByMergesIsTheRingMadeAfresh(t *testing.T) {
 			}
 			replicas := rapid.SampledFrom([]int{30, 30, 30, 7}).Draw(t, "replicas")
 			merged, fresh := renew(view, replicas, next), renew(nil, replicas, next)
-			if !slices.Equal(merged.points, fresh.points) || !slices.Equal(merged.owners, fresh.owners) ||
-				!slices.Equal(merged.names, fresh.names) || !slices.Equal(merged.counts, fresh.counts) || merged.replicas != fresh.replicas {
+			if !slices.Equal(merged.flat(), fresh.flat()) || merged.size != len(fresh.flat()) || !slices.Equal(merged.counts, fresh.counts) || merged.replicas != fresh.replicas {
 				t.Fatalf("members %v, then %v:\nmerged %v\nfresh  %v", view.members, next, *merged, *fresh)
+			}
+			for number, at := range merged.at {
+				if at >= 0 && merged.owners[at] != int32(number) || at < 0 != slices.Contains(merged.free, int32(number)) {
+					t.Fatalf("number %d is said to be at %d: %v, free %v", number, at, merged.owners, merged.free)
+				}
 			}
 			view = &View{members: next, ring: merged}
 		}
@@ -59,13 +84,13 @@ func TestEqualPointsAreInTheOrderOfNames(t *testing.T) {
 	b := renew(nil, 100, backwards)
 	c := renew(&View{members: even, ring: renew(nil, 100, even)}, 100, members)
 	equal := 0
-	for i, p := range a.points {
-		if i > 0 && p == a.points[i-1] && a.owners[i] != a.owners[i-1] {
+	inOrder, back, merged := a.flat(), b.flat(), c.flat()
+	for i, p := range inOrder {
+		if i > 0 && p.point == inOrder[i-1].point && p.name != inOrder[i-1].name {
 			equal++
 		}
-		if name := a.names[a.owners[i]]; p != b.points[i] || p != c.points[i] || name != b.names[b.owners[i]] || name != c.names[c.owners[i]] {
-			t.Fatalf("point %d is %x of %s, %x of %s backwards, %x of %s merged", i,
-				p, name, b.points[i], b.names[b.owners[i]], c.points[i], c.names[c.owners[i]])
+		if q := back[i]; p.point != q.point || p.name != q.name || p != merged[i] {
+			t.Fatalf("point %d is %v, %v backwards, %v merged", i, p, q, merged[i])
 		}
 	}
 	if equal == 0 {
@@ -91,7 +116,11 @@ func TestLookupIsTheFirstPointNotBelowTheKey(t *testing.T) {
 		bound := rapid.SampledFrom([]uint32{50, 1 << 16, 1<<32 - 1}).Draw(t, "bound")
 		points := rapid.SliceOfN(rapid.Uint32Range(0, bound), 1, 300).Draw(t, "points")
 		slices.Sort(points)
-		r := &ring{points: points}
+		shift := rapid.SampledFrom([]int{32, 31, 26, 12}).Draw(t, "shift")
+		r := &ring{shift: shift, size: len(points), buckets: make([][]point, 1<<(32-shift))}
+		for _, p := range points {
+			r.buckets[p>>shift] = append(r.buckets[p>>shift], point(p)<<32)
+		}
 		for range 20 {
 			key := rapid.OneOf(rapid.Uint32(), rapid.Uint32Range(0, 60), rapid.SampledFrom(points)).Draw(t, "key")
 			want := len(points) - 1
@@ -101,8 +130,8 @@ func TestLookupIsTheFirstPointNotBelowTheKey(t *testing.T) {
 					break
 				}
 			}
-			if got := r.lookup(key); got != want {
-				t.Fatalf("lookup(%d) in %v is %d, want %d", key, points, got, want)
+			if b, i := r.lookup(key); r.buckets[b][i].at() != points[want] {
+				t.Fatalf("lookup(%d) in %v is %d, want %d", key, points, r.buckets[b][i].at(), points[want])
 			}
 		}
 	})

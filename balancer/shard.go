@@ -12,26 +12,39 @@ const maxAlternative = 128
 
 // walk is a way along a ring, from a key's point once round.
 type walk struct {
-	ring *ring
-	i    int // of the next point
-	left int // points to go
+	ring   *ring
+	bucket int
+	i      int // there, of the next point
+	left   int // points to go
 
 	seen [maxAlternative + 1]int32 // members that are not to come again
 	n    int
+}
+
+// walk begins at a key's point. The ring is not empty.
+func (r *ring) walk(key uint32) walk {
+	w := walk{ring: r, left: r.size}
+	w.bucket, w.i = r.lookup(key)
+	return w
 }
 
 // next is the next member on the way, -1 at its end. A member that is not passed
 // comes again.
 func (w *walk) next() int {
 	for w.left > 0 {
-		owner := w.ring.owners[w.i]
-		if w.left--; w.left > 0 {
-			if w.i++; w.i == len(w.ring.owners) {
-				w.i = 0
+		points := w.ring.buckets[w.bucket]
+		if w.i == len(points) {
+			w.i = 0
+			if w.bucket++; w.bucket == len(w.ring.buckets) {
+				w.bucket = 0
 			}
+			continue
 		}
-		if !slices.Contains(w.seen[:w.n], owner) {
-			return int(owner)
+		at := w.ring.at[points[w.i].owner()]
+		w.i++
+		w.left--
+		if !slices.Contains(w.seen[:w.n], at) {
+			return int(at)
 		}
 	}
 	return -1
@@ -68,11 +81,10 @@ func (v *View) shard(q *Query, m Members) int {
 	if ignore {
 		may, was = m.Present, v.present
 	}
-	n := len(v.ring.points)
-	if n == 0 {
+	if v.ring.size == 0 {
 		return -1
 	}
-	w := walk{ring: v.ring, i: v.ring.lookup(q.Key), left: n}
+	w := v.ring.walk(q.Key)
 	counts := v.present
 	if v.def.Healthy == store.HealthyAll {
 		counts = v.chosen
@@ -151,6 +163,6 @@ func (v *View) stale(q *Query, m Members, may func(int) bool) int {
 	default:
 		return -1 // at less cost than the ring's
 	}
-	w := walk{ring: v.ring, i: v.ring.lookup(q.Key), left: len(v.ring.points)}
+	w := v.ring.walk(q.Key)
 	return w.seek(nil, may)
 }
