@@ -105,3 +105,20 @@ func readOwner(e Entry) (Owner, error) {
 	}
 	return o, nil
 }
+
+// CreatedAt fills in the revisions of an owner's note, where the keys were created by
+// transactions before it.
+func (op *Op) CreatedAt(created map[Key]int64) error {
+	var note ownerNote
+	if err := json.Unmarshal(op.Value, &note); err != nil {
+		return fmt.Errorf("store: %s: %w", op.Key, err)
+	}
+	for name, rev := range note.Keys {
+		if key, ok := ParseKey(name); ok && rev == 0 {
+			note.Keys[name] = created[key]
+		}
+	}
+	value, err := json.Marshal(note)
+	op.Value = value
+	return err
+}

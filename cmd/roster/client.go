@@ -45,11 +45,17 @@ func (f *etcdFlags) config() store.Config {
 type client struct {
 	etcdFlags
 	timeout time.Duration
+	flags   *pflag.FlagSet
 }
 
+// unreachable is how long a command tries while no etcd can be reached, if it was not said
+// how long etcd may take: one may just be starting.
+const unreachable = time.Second
+
 func (c *client) add(flags *pflag.FlagSet) {
+	c.flags = flags
 	c.etcdFlags.add(flags, []string{"127.0.0.1:2379"}, "etcd")
-	flags.Var(newDuration(&c.timeout, 5*time.Second), "timeout", "how long etcd may take for one request; 0s is without limit")
+	flags.Var(newDuration(&c.timeout, 5*time.Second), "timeout", "how long etcd may take for one request; 0s is without limit; if it is not given, etcd that refuses connections is given up after 1s")
 }
 
 // limit is the time-out with 0, no limit, as a duration: the store's 0 is its default.
@@ -64,6 +70,9 @@ func (c *client) limit() time.Duration {
 func (c *client) do(ctx context.Context, f func(context.Context, *store.Store) error) error {
 	cfg := c.config()
 	cfg.RequestTimeout = c.limit()
+	if c.flags != nil && !c.flags.Changed("timeout") {
+		cfg.UnreachableTimeout = unreachable
+	}
 	s, err := store.Open(cfg)
 	if err != nil {
 		return withCode(exitUsage, err)

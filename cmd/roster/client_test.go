@@ -18,7 +18,7 @@ import (
 func TestUnknownOutcomeSaysToReadTheKey(t *testing.T) {
 	t.Parallel()
 	proxy := storetest.NewProxy(t, storetest.Etcd(t).Address())
-	c := client{etcdFlags{endpoints: []string{proxy.Address()}, prefix: "/roster/"}, 500 * time.Millisecond}
+	c := client{etcdFlags: etcdFlags{endpoints: []string{proxy.Address()}, prefix: "/roster/"}, timeout: 500 * time.Millisecond}
 	key := store.Key{Kind: store.Backends, Name: "web-1"}
 	err := c.do(t.Context(), func(ctx context.Context, s *store.Store) error {
 		if _, _, err := s.List(ctx, "", "", 0); err != nil {
@@ -48,7 +48,7 @@ func TestTimeoutZeroIsNoLimit(t *testing.T) {
 	t.Parallel()
 	m := storetest.Etcd(t)
 	proxy := storetest.NewProxy(t, m.Address())
-	c := client{etcdFlags{endpoints: []string{proxy.Address()}, prefix: "/roster/"}, 0}
+	c := client{etcdFlags: etcdFlags{endpoints: []string{proxy.Address()}, prefix: "/roster/"}, timeout: 0}
 	proxy.Blackhole()
 	// Longer than the store's own default.
 	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Second)

@@ -66,8 +66,10 @@ An invalid definition is not written; all that is wrong with it is reported.
   roster put backend web-1 host=10.0.0.9 --wait
   roster put certificate www cert=@www.pem key=@www.key
   roster put health web-1 drain`,
-		Args:              args(2, math.MaxInt, "a kind, a name and a definition"),
-		ValidArgsFunction: completeKind,
+		Args: args(2, math.MaxInt, "a kind, a name and a definition"),
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
+			return c.completeKeys(cmd, args, word)
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			k, err := key(args[0], args[1])
 			if err != nil {
@@ -165,7 +167,8 @@ func getCommand(s streams) *cobra.Command {
 		Long: `Show the definitions that etcd holds: all of a kind, those below a name that ends in
 a slash, or one. The key of a certificate is never shown.
 
--o yaml writes a file that roster apply reads; -o json has the revision of each value
+On a terminal, a table fits its width: long cells end in "...", and what matters least is left
+out. -o wide, or a pipe, has all columns. -o yaml writes a file that roster apply reads; -o json has the revision of each value
 and, where nodes reject it, why.
 
 With -v backends are shown as a node has them, by its admin API, and etcd is not asked:
@@ -179,15 +182,21 @@ newest to the right, as in Varnish's backend.list -p.`,
   roster get backends -v
   roster get backend web-1 -v --admin 127.0.0.1:6083
   roster get backend web-1 --revision 42`,
-		Args:              args(1, 2, "a kind and perhaps a name"),
-		ValidArgsFunction: completeKind,
+		Args: args(1, 2, "a kind and perhaps a name"),
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
+			return c.completeKeys(cmd, args, word)
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			k, err := key(args[0], "")
 			if err != nil {
 				return err
 			}
-			if err := oneOf("output", format, show.Formats); err != nil {
+			if err := oneOf("output", format, getFormats); err != nil {
 				return err
+			}
+			columns := 0
+			if format == "table" {
+				columns, _ = width(s.out)
 			}
 			under := ""
 			if len(args) == 2 {
@@ -201,8 +210,8 @@ newest to the right, as in Varnish's backend.list -p.`,
 					return usage("-v is for backends, not for %s", k.Kind)
 				case cmd.Flags().Changed("revision"):
 					return usage("-v shows what a node has now, and no --revision")
-				case format == "yaml":
-					return usage("-v goes with -o table or json, not with yaml")
+				case format == "yaml" || format == "wide":
+					return usage("-v goes with -o table or json, not with %s", format)
 				}
 				ctx, cancel := context.WithTimeout(cmd.Context(), c.limit())
 				defer cancel()
@@ -210,7 +219,7 @@ newest to the right, as in Varnish's backend.list -p.`,
 			}
 			return c.do(cmd.Context(), func(ctx context.Context, st *store.Store) error {
 				if k.Name != "" {
-					return getOne(ctx, s.out, st, k, revision, format)
+					return getOne(ctx, s.out, st, k, revision, format, columns)
 				}
 				entries, at, err := st.List(ctx, k.Kind, under, revision)
 				if err != nil {
@@ -222,18 +231,21 @@ newest to the right, as in Varnish's backend.list -p.`,
 				case "yaml":
 					return show.YAML(s.out, entries)
 				}
-				return show.Table(s.out, k.Kind, entries)
+				return show.Table(s.out, k.Kind, entries, columns)
 			})
 		},
 	}
 	c.add(cmd.Flags())
-	outputFlag(cmd, &format, show.Formats)
+	outputFlag(cmd, &format, getFormats)
 	cmd.Flags().Int64Var(&revision, "revision", 0, "as etcd had it at this revision; 0 is now")
 	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "backends with their health and its history, as a node has them")
 	cmd.Flags().StringVar(&admin, "admin", defaultAdmin, "address of that node's admin API, HOST:PORT or https://HOST:PORT")
 	asking.Add(cmd.Flags())
 	return cmd
 }
+
+// getFormats are the values of -o of get.
+var getFormats = append(slices.Clone(show.Formats), "wide")
 
 // getVerbose shows one backend, or those under a name, as a node has them.
 func getVerbose(ctx context.Context, w io.Writer, asking adminclient.Client, admin, name, under, format string) error {
@@ -266,7 +278,7 @@ func getVerbose(ctx context.Context, w io.Writer, asking adminclient.Client, adm
 	return show.JSON(w, map[string]any{"items": raw})
 }
 
-func getOne(ctx context.Context, w io.Writer, st *store.Store, k store.Key, revision int64, format string) error {
+func getOne(ctx context.Context, w io.Writer, st *store.Store, k store.Key, revision int64, format string, columns int) error {
 	e, _, err := st.Get(ctx, k, revision)
 	if errors.Is(err, store.ErrNotFound) {
 		return fmt.Errorf("there is no %s %s; roster get %s lists what there is", k.Kind.Singular(), k.Name, k.Kind)
@@ -280,7 +292,7 @@ func getOne(ctx context.Context, w io.Writer, st *store.Store, k store.Key, revi
 	case "yaml":
 		return show.YAML(w, []store.Entry{e})
 	}
-	return show.Table(w, k.Kind, []store.Entry{e})
+	return show.Table(w, k.Kind, []store.Entry{e}, columns)
 }
 
 // outputFlag adds -o with its values.
@@ -312,8 +324,10 @@ none is deleted.
 		Example: `  roster delete backend web-1
   roster delete backends web-1 web-2
   roster delete backend web-1 --if-revision 42`,
-		Args:              args(2, math.MaxInt, "a kind and one name or more"),
-		ValidArgsFunction: completeKind,
+		Args: args(2, math.MaxInt, "a kind and one name or more"),
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
+			return c.completeMore(cmd, args, word)
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			k, err := key(args[0], "")
 			if err != nil {
@@ -365,98 +379,6 @@ none is deleted.
 	cmd.Flags().Int64Var(&ifRevision, "if-revision", -1, "delete only if the newest value has this revision")
 	w.add(cmd)
 	return cmd
-}
-
-func applyCommand(s streams) *cobra.Command {
-	var (
-		c      client
-		w      waiting
-		files  []string
-		dryRun bool
-	)
-	cmd := &cobra.Command{
-		Use:   "apply -f FILE...",
-		Short: "Write many definitions in one transaction",
-		Long: `Write all definitions of some files in one etcd transaction: nodes serve all of them
-or none. Definitions that etcd has already are not written again, and what the files
-do not name stays as it is.
-
-A file, YAML or JSON, maps kinds to names to definitions:
-
-    backends:
-      web-1: {host: 10.0.0.7, port: 8080}
-      web-2: {host: 10.0.0.8, port: 8080}
-    directors:
-      default: {type: round_robin, backends: [web-1, web-2]}
-
-If any of them is invalid none is written, and all that is wrong is reported.
-
-` + waitHelp,
-		Example: `  roster apply -f site.yaml
-  roster apply -f backends.yaml -f routes.yaml
-  roster apply -f conf.d/*.yaml
-  roster get backends -o yaml | sed s/8080/8081/ | roster apply -f -
-  roster apply --dry-run -f site.yaml
-  roster apply --wait -f site.yaml`,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := w.check(); err != nil {
-				return err
-			}
-			entries, err := load(append(files, args...), s.in)
-			if err != nil {
-				return err
-			}
-			return c.do(cmd.Context(), func(ctx context.Context, st *store.Store) error {
-				p, err := plan.Make(ctx, st, entries)
-				if err != nil {
-					return err
-				}
-				if dryRun {
-					return reportPlan(s.out, p, dryRun)
-				}
-				done := change{began: time.Now(), revision: p.Written()} // where there is nothing to write
-				if ops := p.Ops(); len(ops) > 0 {
-					if p.Revision, err = st.Apply(ctx, ops); err != nil {
-						return err
-					}
-					done.revision = p.Revision
-					for _, op := range ops {
-						done.keys = append(done.keys, op.Key)
-					}
-				}
-				var text strings.Builder
-				reportPlan(&text, p, dryRun)
-				done.text = text.String()
-				return w.finish(ctx, s, st, done)
-			})
-		},
-	}
-	c.add(cmd.Flags())
-	cmd.Flags().StringArrayVarP(&files, "file", "f", nil, "file with definitions; - is stdin; may be given again")
-	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "say what would be written and write nothing")
-	w.add(cmd)
-	return cmd
-}
-
-func reportPlan(w io.Writer, p plan.Plan, dryRun bool) error {
-	done, kept := map[plan.Action]string{plan.Create: "created", plan.Change: "changed"}, p.Count(plan.Keep)
-	if dryRun {
-		done = map[plan.Action]string{plan.Create: "would create", plan.Change: "would change"}
-	}
-	for _, step := range p.Steps {
-		if step.Action == plan.Keep {
-			continue
-		}
-		if _, err := fmt.Fprintf(w, "%s %s\n", done[step.Action], step.Entry.Key); err != nil {
-			return err
-		}
-	}
-	summary := fmt.Sprintf("%d created, %d changed, %d unchanged, at revision %d", p.Count(plan.Create), p.Count(plan.Change), kept, p.Revision)
-	if dryRun {
-		summary = fmt.Sprintf("%d to create, %d to change, %d unchanged; nothing was written", p.Count(plan.Create), p.Count(plan.Change), kept)
-	}
-	_, err := fmt.Fprintln(w, summary)
-	return err
 }
 
 // load reads the files of apply and validate.

@@ -7,6 +7,7 @@ import (
 	"regexp"
 
 	"roster/cmd/roster/internal/manifest"
+	"roster/cmd/roster/internal/show"
 	"roster/store"
 )
 
@@ -53,6 +54,29 @@ var privateKey = regexp.MustCompile(`(?s)-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-
 // secretless is a message that may quote the command line without a key in it, lest that
 // gets into the log of whatever runs the command.
 func secretless(s string) string { return privateKey.ReplaceAllLiteralString(s, "(a private key)") }
+
+// failure is an error in JSON.
+type failure struct {
+	Code   int      `json:"code"`
+	Errors []string `json:"errors"`
+}
+
+// reportJSON prints an error as JSON on one line, and returns the exit code for it.
+func reportJSON(w io.Writer, err error) int {
+	code := report(io.Discard, err)
+	var ended endedError
+	if err == nil || errors.As(err, &ended) {
+		return code
+	}
+	out := failure{Code: code}
+	for _, err := range manifest.Each(err) {
+		out.Errors = append(out.Errors, secretless(err.Error()))
+	}
+	if line, err := show.Line(out); err == nil {
+		w.Write(line)
+	}
+	return code
+}
 
 // report prints an error, one fault a line, and returns the exit code for it.
 func report(w io.Writer, err error) int {

@@ -41,8 +41,10 @@ VCL cannot say.`,
   roster export --format json | jq '.backends | length'
   roster export --format vcl > backends.vcl
   roster export backend web-1 --format vcl`,
-		Args:              args(0, 2, "perhaps a kind and a name"),
-		ValidArgsFunction: completeKind,
+		Args: args(0, 2, "perhaps a kind and a name"),
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
+			return c.completeKeys(cmd, args, word)
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := oneOf("format", format, formats); err != nil {
 				return err

@@ -89,7 +89,7 @@ func TestFleetCommands(t *testing.T) {
     ]
   }
 }
-`, "roster: not done after ...")
+`, `{"code":6,"errors":["not done after ...`)
 	step("forget a", exitFailed, "", "roster: node a/i1 is present: it is running, or was until seconds ago; stop it, or use --force\n")
 	step("forget nobody", exitFailed, "", "roster: there is no member nobody; roster status lists them\n")
 	if err := s.Revoke(t.Context(), a); err != nil {

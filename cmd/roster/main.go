@@ -35,15 +35,26 @@ func run(ctx context.Context, args []string, s streams, env func(string) (string
 	root := rootCommand(s, func(flags *pflag.FlagSet) error {
 		begun = true
 		// What a command is to do is said each time, and never by the environment.
-		return settings.FromEnv(flags, env, "file", "apply", "dry-run", "if-revision", "revision", "backend", "force", "reason", "for", "header", "client")
+		return settings.FromEnv(flags, env, "file", "apply", "dry-run", "if-revision", "revision", "backend", "force", "reason", "for", "header", "client", "owner", "prune", "since", "limit", "non-atomic")
 	})
 	root.SetArgs(args)
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, first error) error {
+		_, rest, err := root.Find(args)
+		if err != nil {
+			rest = nil
+		}
+		return flagErrors(cmd, rest, first)
+	})
 	root.SetIn(s.in)
 	root.SetOut(s.out)
 	root.SetErr(s.err)
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
 	if !begun {
 		err = withCode(exitUsage, err) // of cobra's own
+	}
+	// Where YAML is what there is without -o, a file is written, for people.
+	if output := cmd.Flags().Lookup("output"); output != nil && output.Value.String() == "json" && output.DefValue != "yaml" {
+		return reportJSON(s.err, err)
 	}
 	return report(s.err, err)
 }
@@ -58,6 +69,8 @@ func rootCommand(s streams, fill func(*pflag.FlagSet) error) *cobra.Command {
 Every node watches them and serves a change as soon as it is written.
 
 Flags may also be given in the environment: --drain-delay as ROSTER_DRAIN_DELAY.
+
+With -o json, what went wrong is JSON too, on the standard error: {"code": 3, "errors": [...]}.
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 invalid definition, 4 conflict,
 5 etcd not reachable, 6 --wait timed out.`,
@@ -85,12 +98,10 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 invalid definition, 4 conflict,
 			return withCode(exitUsage, fill(cmd.Flags()))
 		},
 	}
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return usage("%w; %s --help lists the flags", err, cmd.CommandPath())
-	})
 	root.AddCommand(
 		schemaCommand(s),
-		nodeCommand(s), putCommand(s), getCommand(s), deleteCommand(s), applyCommand(s), validateCommand(s),
+		nodeCommand(s), putCommand(s), getCommand(s), deleteCommand(s), applyCommand(s), diffCommand(s), validateCommand(s),
+		historyCommand(s), rollbackCommand(s), watchCommand(s),
 		importVCLCommand(s), exportCommand(s),
 		statusCommand(s), healthCommand(s), drainCommand(s), registerCommand(s), forgetCommand(s), probeCommand(s), explainCommand(s), healthcheckCommand(), originCommand(s), versionCommand(s), manCommand(s),
 	)

@@ -69,7 +69,15 @@ environment, and that over the file:
   roster node --accept-proxy 10.0.0.0/24 --access-log json --access-log-file access.log
   roster node --config /etc/roster/node.yaml
   ROSTER_ETCD=10.0.0.1:2379 roster node`,
-		Args: args(0, 0, "no arguments"),
+		Args: func(cmd *cobra.Command, words []string) error {
+			// The environment may have them beside --etcd, for several nodes.
+			for _, name := range []string{"data", "embedded-etcd-listen"} {
+				if cmd.Flags().Changed("etcd") && cmd.Flags().Changed(name) {
+					return usage("--%s is for the node's own etcd, and --etcd is that of a fleet: give either", name)
+				}
+			}
+			return args(0, 0, "no arguments")(cmd, words)
+		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if config != "" {
 				if err := settings.FromFile(cmd.Flags(), config); err != nil {

@@ -17,6 +17,7 @@ func TestNodeUsageErrors(t *testing.T) {
 		"--prefix bad":                                   {`store: prefix is "bad", want it to begin with "/"`},
 		"--etcd ftp://x":                                 {`store: endpoint "ftp://x": scheme is "ftp", want http or https`},
 		"--etcd x --etcd-user u":                         {"store: etcd user u without a password"},
+		"--etcd x --data y":                              {"--data is for the node's own etcd, and --etcd is that of a fleet: give either"},
 		"--etcd-user u":                                  {"store: etcd user u without a password"},
 		"--embedded-etcd-listen 0.0.0.0:2379":            {"embedded etcd: listening on 0.0.0.0:2379, which is not loopback"},
 		"--admin 127.0.0.1:99999":                        {`admin is "127.0.0.1:99999": `},
@@ -31,7 +32,7 @@ func TestNodeUsageErrors(t *testing.T) {
 		t.Run(args, func(t *testing.T) {
 			t.Parallel()
 			data := filepath.Join(t.TempDir(), "data")
-			got := try(t, nil, "", append([]string{"node", "--data", data}, strings.Fields(args)...)...)
+			got := try(t, map[string]string{"ROSTER_DATA": data}, "", append([]string{"node"}, strings.Fields(args)...)...)
 			lines := strings.Split(strings.TrimSuffix(got.errors, "\n"), "\n")
 			ok := got.code == exitUsage && len(lines) == len(want)
 			for i := 0; ok && i < len(want); i++ {

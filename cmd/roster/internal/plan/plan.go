@@ -20,20 +20,23 @@ type Action string
 const (
 	Create Action = "create"
 	Change Action = "change"
-	Keep   Action = "keep" // etcd has just this definition, perhaps spelt in another way
+	Keep   Action = "keep"   // etcd has just this definition, perhaps spelt in another way
+	Delete Action = "delete" // the set's owner has it yet, and the set no more
 )
 
 // Step is one definition and what becomes of it.
 type Step struct {
-	Action   Action
-	Entry    manifest.Entry
-	Revision int64 // of the value that etcd has; 0 without one
+	Action Action
+	Entry  manifest.Entry // of a deletion, the key alone
+	Before store.Entry    // what etcd has; the zero Entry without that
 }
 
 // Plan is what a set changes, in the order of the set.
 type Plan struct {
 	Steps    []Step
 	Revision int64 // of etcd, compared with
+
+	owners []store.Op // what notes whose the definitions are, see Claim
 }
 
 // Reader is what Make needs of a store.
@@ -70,7 +73,7 @@ func Make(ctx context.Context, r Reader, entries []manifest.Entry) (Plan, error)
 				continue
 			}
 		}
-		p.Steps = append(p.Steps, Step{action(before, there, e), e, before.ModRevision})
+		p.Steps = append(p.Steps, Step{action(before, there, e), e, before})
 	}
 	if errs != nil {
 		return Plan{}, errs
@@ -162,17 +165,26 @@ func (p Plan) Count(a Action) int {
 // has.
 func (p Plan) Written() (revision int64) {
 	for _, s := range p.Steps {
-		revision = max(revision, s.Revision)
+		revision = max(revision, s.Before.ModRevision)
 	}
 	return revision
 }
 
-// Ops are the writes of the plan, for one transaction: what is kept is not written.
+// Ops are the writes of the plan, for one transaction: what is kept is not written. What
+// is deleted must be what it was.
 func (p Plan) Ops() []store.Op {
+	return append(p.writes(), p.owners...)
+}
+
+func (p Plan) writes() []store.Op {
 	var ops []store.Op
 	for _, s := range p.Steps {
-		if s.Action != Keep {
-			ops = append(ops, store.Op{Key: s.Entry.Key, Value: s.Entry.Value, IfRevision: -1})
+		switch s.Action {
+		case Keep:
+		case Delete:
+			ops = append(ops, store.Op{Key: s.Entry.Key, IfRevision: s.Before.ModRevision})
+		default:
+			ops = append(ops, store.Op{Key: s.Entry.Key, Value: s.Entry.Value, IfRevision: store.AnyRevision})
 		}
 	}
 	return ops

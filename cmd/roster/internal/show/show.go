@@ -3,6 +3,7 @@
 package show
 
 import (
+	"bytes"
 	"cmp"
 	"crypto/x509"
 	"encoding/json"
@@ -11,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -64,6 +66,15 @@ func JSON(w io.Writer, v any) error {
 	return enc.Encode(v)
 }
 
+// Line is a value in JSON on one line.
+func Line(v any) ([]byte, error) {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	err := enc.Encode(v)
+	return b.Bytes(), err
+}
+
 // Items makes the items of a List.
 func Items(entries []store.Entry) []Definition {
 	items := make([]Definition, 0, len(entries))
@@ -83,24 +94,26 @@ func YAML(w io.Writer, entries []store.Entry) error {
 	return err
 }
 
-// columns are a kind's table: titles, and cells of a valid definition.
-var columns = map[store.Kind]struct {
+// columnsOf are a kind's table: titles, cells of a valid definition, and what is left out
+// first where the line is short.
+var columnsOf = map[store.Kind]struct {
 	titles []string
 	cells  func(store.Definition) []string
+	least  []string
 }{
 	store.Backends: {[]string{"ADDRESS", "PROTOCOL", "PROBE", "LABELS"}, func(d store.Definition) []string {
 		b := d.(*store.Backend)
 		return []string{address(b), protocol(b), probe(b.Probe), labels(b.Labels)}
-	}},
+	}, []string{"PROTOCOL", "REVISION", "PROBE", "LABELS"}},
 	store.Probes: {[]string{"TYPE", "CHECK", "INTERVAL", "TIMEOUT", "GOOD"}, func(d store.Definition) []string {
 		p := d.(*store.Probe)
 		return []string{string(p.Type), check(p), store.FormatDuration(p.Interval), store.FormatDuration(p.Timeout),
 			fmt.Sprintf("%d of %d", p.Threshold, p.Window)}
-	}},
+	}, []string{"REVISION", "TIMEOUT", "GOOD", "TYPE"}},
 	store.Directors: {[]string{"TYPE", "BACKENDS"}, func(d store.Definition) []string {
 		v := d.(*store.Director)
 		return []string{string(v.Type), members(v)}
-	}},
+	}, []string{"REVISION", "TYPE"}},
 	store.Routes: {[]string{"PRIORITY", "HOST", "PATH", "TO"}, func(d store.Definition) []string {
 		r := d.(*store.Route)
 		to := r.Backend
@@ -109,37 +122,106 @@ var columns = map[store.Kind]struct {
 		}
 		return []string{strconv.Itoa(r.Priority), strings.Join(r.Match.Host, ","),
 			strings.Join(append(append([]string{}, r.Match.Path...), r.Match.PathRegex...), ","), to}
-	}},
+	}, []string{"REVISION", "PRIORITY"}},
 	store.Certificates: {[]string{"HOSTS", "EXPIRES"}, func(d store.Definition) []string {
 		c := d.(*store.Certificate)
 		return []string{strings.Join(c.Hosts, ","), expiry(c.Cert)}
-	}},
+	}, []string{"REVISION"}},
 	store.HealthKind: {[]string{"STATE", "REASON", "BY"}, func(d store.Definition) []string {
 		h := d.(*store.Health)
 		return []string{string(h.State), h.Reason, h.By}
-	}},
+	}, []string{"REVISION", "BY"}},
 }
 
 // Table writes keys of one kind, a line each. An invalid value has its first error in
-// place of the cells.
-func Table(w io.Writer, kind store.Kind, entries []store.Entry) error {
-	c := columns[kind]
-	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-	fmt.Fprintf(t, "NAME\tREVISION\t%s\n", strings.Join(c.titles, "\t"))
+// place of the cells. Columns is how many a line may have, 0 any number: then what does
+// not fit is cut, or left out, the least important first.
+func Table(w io.Writer, kind store.Kind, entries []store.Entry, columns int) error {
+	c := columnsOf[kind]
+	rows := [][]string{append([]string{"NAME", "REVISION"}, c.titles...)}
 	for _, e := range entries {
-		fmt.Fprintf(t, "%s\t%d\t", cell(e.Key.Name), e.ModRevision)
+		row := []string{cell(e.Key.Name), strconv.FormatInt(e.ModRevision, 10)}
 		def, _, err := store.Decode(e.Key, e.Value, store.Reject)
 		if err != nil {
-			fmt.Fprintf(t, "invalid: %s\n", printable(first(err)))
+			rows = append(rows, append(row, "invalid: "+printable(first(err))))
 			continue
 		}
-		cells := c.cells(def)
-		for i := range cells {
-			cells[i] = cell(cells[i])
+		for _, text := range c.cells(def) {
+			row = append(row, cell(text))
 		}
-		fmt.Fprintln(t, strings.Join(cells, "\t"))
+		rows = append(rows, row)
+	}
+	if columns > 0 {
+		rows = fit(rows, columns, c.least)
+	}
+	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	for _, row := range rows {
+		fmt.Fprintln(t, strings.Join(row, "\t"))
 	}
 	return t.Flush()
+}
+
+// fit makes a table fit a line's length: columns go in the order of least, then cells are
+// cut, the longest first.
+func fit(rows [][]string, columns int, least []string) [][]string {
+	titles := rows[0]
+	widths := make([]int, len(titles))
+	for _, row := range rows {
+		if len(row) < len(titles) {
+			row = row[:len(row)-1] // an error goes over all columns, and is cut below
+		}
+		for i, text := range row {
+			widths[i] = max(widths[i], len([]rune(text)))
+		}
+	}
+	total := func() int {
+		n := -gap
+		for _, w := range widths {
+			if w > 0 {
+				n += w + gap
+			}
+		}
+		return n
+	}
+	for _, title := range least {
+		if i := slices.Index(titles, title); i >= 0 && total() > columns {
+			widths[i] = 0
+		}
+	}
+	for total() > columns {
+		i := slices.Index(widths, slices.Max(widths))
+		if widths[i] <= leastCell {
+			break // a terminal as narrow as that wraps
+		}
+		widths[i]--
+	}
+	var fitted [][]string
+	for _, row := range rows {
+		var out []string
+		at := 0
+		for i, text := range row {
+			if last := i == len(row)-1 && len(row) < len(titles); last {
+				out = append(out, shorten(text, max(columns-at, leastCell)))
+			} else if widths[i] > 0 {
+				out = append(out, shorten(text, widths[i]))
+				at += widths[i] + gap
+			}
+		}
+		fitted = append(fitted, out)
+	}
+	return fitted
+}
+
+const (
+	gap       = 2  // between columns
+	leastCell = 10 // so much of a cell is always shown
+)
+
+func shorten(s string, most int) string {
+	if runes := []rune(s); len(runes) > most {
+		return string(runes[:most-3]) + "..."
+	}
+	return s
 }
 
 func first(err error) string {
@@ -156,10 +238,7 @@ const maxCell = 60
 // cell makes text fit a table: short, and something where there is nothing.
 func cell(s string) string {
 	s = printable(s)
-	if runes := []rune(s); len(runes) > maxCell {
-		s = string(runes[:maxCell-3]) + "..."
-	}
-	return cmp.Or(s, "-")
+	return cmp.Or(shorten(s, maxCell), "-")
 }
 
 // printable makes text one line, without what moves a terminal's cursor or colours it.

@@ -73,7 +73,7 @@ func TestTables(t *testing.T) {
 	t.Parallel()
 	var out bytes.Buffer
 	for _, kind := range store.Kinds() {
-		if err := show.Table(&out, kind, list(t, kind)); err != nil {
+		if err := show.Table(&out, kind, list(t, kind), 0); err != nil {
 			t.Fatal(err)
 		}
 		out.WriteString("\n")
@@ -113,6 +113,31 @@ func TestYAMLIsReadBack(t *testing.T) {
 	}
 }
 
+func TestTablesFitTheirWidth(t *testing.T) {
+	t.Parallel()
+	for _, kind := range store.Kinds() {
+		for columns := 40; columns <= 120; columns++ {
+			var out bytes.Buffer
+			if err := show.Table(&out, kind, list(t, kind), columns); err != nil {
+				t.Fatal(err)
+			}
+			for line := range strings.Lines(out.String()) {
+				if n := len([]rune(strings.TrimRight(line, " \n"))); n > columns {
+					t.Fatalf("%s in %d columns has a line of %d: %s", kind, columns, n, line)
+				}
+				if fields := strings.Fields(line); len(fields) < 2 {
+					t.Fatalf("%s in %d columns says nothing: %s", kind, columns, line)
+				}
+			}
+		}
+	}
+	var out bytes.Buffer
+	if err := show.Table(&out, store.Backends, list(t, store.Backends), 60); err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "narrow", out.Bytes())
+}
+
 func TestCertificateKeysAreNeverShown(t *testing.T) {
 	t.Parallel()
 	const secret = "c2VjcmV0"
@@ -126,7 +151,7 @@ func TestCertificateKeysAreNeverShown(t *testing.T) {
 		e := store.Entry{Key: key, ModRevision: 1, Value: []byte(value)}
 		var out bytes.Buffer
 		for _, err := range []error{
-			show.Table(&out, key.Kind, []store.Entry{e}),
+			show.Table(&out, key.Kind, []store.Entry{e}, 0),
 			show.JSON(&out, show.Of(e)),
 			show.YAML(&out, []store.Entry{e}),
 		} {
