@@ -339,3 +339,69 @@ func TestATangleOfSickDirectorsHidesNobody(t *testing.T) {
 	f.revision++
 	check(f.Apply(f.change("health/well", "")), "before views are made")
 }
+
+// Requests with cookies, retries and failures, changes of definitions, health and secret,
+// and views made meanwhile; run with -race. A healthy backend is there all the time.
+func TestAllAtOnce(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.put("backends/rock", host(1), "backends/a", host(2), "backends/b", host(3), "secret", strings.Repeat("k", 32),
+		"directors/low", `{"type":"p2c","backends":["rock","a"],"slow_start":"1s","outlier":{"consecutive":1,"ejection":"1ms","max_share":1},"cookie":{}}`,
+		"directors/top", `{"type":"shard","rampup":"1s","backends":["low","b"],"outlier":{"consecutive":2,"ejection":"1ms"},"cookie":{"name":"t"}}`)
+	ctx, cancel := context.WithCancel(t.Context())
+	var refresher, clients sync.WaitGroup
+	refresher.Go(func() { f.Run(ctx) })
+	var done atomic.Bool
+	for c := range 4 {
+		clients.Go(func() {
+			var a Ask
+			fields := []message.Field{{ID: message.Cookie, Name: []byte("Cookie")}}
+			for i := 0; !done.Load(); i++ {
+				tab := f.Current()
+				top, _ := tab.names.Get([]byte("top"))
+				r := &message.Request{Target: fmt.Appendf(nil, "/%d-%d", c, i), Fields: fields}
+				a.Begin(r, noClient, tab.views.now())
+				for try := range 3 {
+					b, err := tab.Pick(top, &a)
+					if err != nil || tab.Lookup(b.Name).Backend != b {
+						t.Errorf("try %d at revision %d: %v, %v", try, tab.Revision(), b, err)
+						return
+					}
+					if k, value, ok := a.Cookie(); ok {
+						fields[0].Value = fmt.Appendf(nil, "%s=%s", k.Name, value)
+					}
+					a.Done(Outcome(i%3), time.Duration(i%5)*time.Millisecond, tab.views.now())
+					a.Take(tab.views.now())
+				}
+				if i%50 == 0 {
+					var e Ask
+					e.Begin(r, noClient, tab.views.now())
+					tab.ExplainPick(top, &e)
+					tab.Available("top")
+				}
+				a.End()
+			}
+		})
+	}
+	for n := range 300 {
+		f.revision++
+		switch n % 6 {
+		case 0:
+			f.Apply(f.change("health/a", "sick", "health/b", "drain"))
+		case 1:
+			f.Apply(f.change("secret", strings.Repeat(fmt.Sprint(n%10), 32)))
+		case 2:
+			f.Apply(f.change("health/a", "", "backends/b", ""))
+		case 3:
+			f.Apply(f.change("backends/b", host(4), "backends/c", host(5), "health/b", ""))
+		case 4:
+			f.Apply(f.change("secret", "", "backends/c", ""))
+		case 5:
+			f.Apply(f.change("directors/low", fmt.Sprintf(`{"type":"random","backends":["a","rock","c"],"outlier":{"consecutive":%d,"ejection":"1ms","max_share":1},"cookie":{}}`, 1+n%2)))
+		}
+	}
+	done.Store(true)
+	clients.Wait()
+	cancel()
+	refresher.Wait()
+}
