@@ -284,13 +284,19 @@ func TestDashboardShowsTheFleet(t *testing.T) {
 	// A backend that fails comes first, with its history, without being asked for.
 	origins[1].Stop()
 	p.until("web-2 sick, and first", `document.querySelector("#backend-table tbody tr").dataset.key.match(/^(shop.web-2|api.node-[25])$/) && document.querySelector("#count-sick").textContent === "3"`, "document.querySelector('#backend-table').innerText")
-	p.untilText("#events", "shop/web-2 is sick by its probe")
+	p.untilText("#events", "shop/web-2 is sick")
 	p.until("bad probes in the strip", `document.querySelector('tr[data-key="shop/web-2"] .strip').getAttribute("aria-label").includes("probes bad, the newest is bad")`,
 		`document.querySelector('tr[data-key="shop/web-2"] .strip').getAttribute("aria-label")`)
 	p.untilText("#directors", "2 of 3")
+	p.do(chromedp.Click(`tr[data-key="shop/web-2"] button`))
+	harness.Until(t, "its failed requests", func() (bool, any) {
+		text := p.text("#subject-detail")
+		return strings.Contains(text, " failed") && !strings.Contains(text, "of which 0 failed"), text
+	})
+	p.do(chromedp.Click("#subject-close"))
 	origins[1].Start()
 	p.until("web-2 healthy again", `document.querySelector("#count-sick").textContent === "0"`, "document.querySelector('#filter').innerText")
-	p.untilText("#events", "shop/web-2 is healthy by its probe")
+	p.untilText("#events", "shop/web-2 is healthy")
 
 	p.prefer("light")
 	p.shoot("light")
@@ -595,7 +601,7 @@ func TestDashboardIsAccessible(t *testing.T) {
 			"headings that name no column":  `[...document.querySelectorAll("table")].flatMap((t) => [...t.tHead.rows[0].cells].filter((c) => c.scope !== "col" || !c.textContent.trim()).map((c) => c.outerHTML))`,
 			"rows without a heading":        `[...document.querySelectorAll("tbody tr")].filter((r) => r.cells[0].tagName !== "TH" || r.cells[0].scope !== "row").map((r) => r.outerHTML.slice(0, 80))`,
 			"tables without their roles":    `[...document.querySelectorAll("table, thead, tbody, tr, th, td")].filter((e) => !e.getAttribute("role")).map((e) => e.outerHTML.slice(0, 80))`,
-			"states that are a colour only": `[...document.querySelectorAll(".state")].filter((e) => !e.textContent.trim() || ["none", "normal"].includes(getComputedStyle(e, "::before").content)).map((e) => e.outerHTML)`,
+			"states that are a colour only": `[...document.querySelectorAll(".state")].filter((e) => !e.textContent.trim() || ["none", "normal"].includes(getComputedStyle(e, "::before").content)).filter((e) => e.checkVisibility()).map((e) => e.outerHTML)`,
 			"ids used twice":                `[...document.querySelectorAll("[id]")].map((e) => e.id).filter((id, i, all) => all.indexOf(id) !== i)`,
 			"events that are not told":      `[...document.querySelectorAll("#events")].filter((e) => e.getAttribute("role") !== "log" || e.getAttribute("aria-live") !== "polite").map((e) => e.outerHTML)`,
 			"an order of its own":           `[...document.querySelectorAll("[tabindex]")].filter((e) => e.tabIndex > 0).map((e) => e.outerHTML)`,

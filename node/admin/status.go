@@ -169,6 +169,7 @@ type Requests struct {
 	Active int    `json:"active"`
 	Queued int    `json:"queued"`
 	Total  uint64 `json:"total"`
+	Failed uint64 `json:"failed"` // of Total, those that got no whole answer
 }
 
 // Connections are those of a backend's pool, which others may share.
@@ -185,7 +186,7 @@ func backendOf(slot *table.Slot, rows bool) Backend {
 		Revision:   b.ModRevision,
 		Definition: shown(store.Key{Kind: store.Backends, Name: b.Name}, b.Def),
 		Health:     Health{State: stateOf(slot.Available()), Admin: store.Auto, Probe: verdictOf(b.Probe, rows), Since: slot.HealthSince()},
-		Requests:   Requests{Active: b.Runtime.Active(), Queued: b.Runtime.Queued(), Total: b.Runtime.Requests.Load()},
+		Requests:   Requests{Active: b.Runtime.Active(), Queued: b.Runtime.Queued(), Total: b.Runtime.Requests.Load(), Failed: b.Runtime.Failures.Load()},
 	}
 	if o := slot.Override; o != nil {
 		out.Health.Admin, out.Health.Reason = o.Def.State, secretless(o.Def.Reason)

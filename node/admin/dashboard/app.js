@@ -461,6 +461,7 @@ async function takeBackends() {
     row.cells[1].append(el("span"), el("span", { class: "note" }));
     const image = svg("svg", { class: "strip", viewBox: "0 0 255 18", preserveAspectRatio: "none", role: "img" });
     row.cells[2].append(image, el("span", { class: "zero" }));
+    row.cells[5].append(el("span"), el("span"));
     return row;
   }, (row, i) => {
     const [name, is, probes, good, took, perSecond, active, queued, connections] = row.cells;
@@ -477,11 +478,14 @@ async function takeBackends() {
     say(took, p?.average_seconds ? seconds(p.average_seconds) : "–");
     const was = row.was;
     if (was && i.requests.total >= was.total && at - was.at > 300) {
-      const r = ((i.requests.total - was.total) * 1000) / (at - was.at);
+      const over = (n, old) => ((n - old) * 1000) / (at - was.at);
+      const r = over(i.requests.total, was.total);
       row.rate = row.rate === undefined || r === 0 ? r : (row.rate + r) / 2;
+      row.failing = over(i.requests.failed, was.failed);
     }
-    if (!was || at - was.at > 300) row.was = { at, total: i.requests.total };
-    say(perSecond, row.rate === undefined ? "–" : rate(row.rate));
+    if (!was || at - was.at > 300) row.was = { at, total: i.requests.total, failed: i.requests.failed };
+    say(perSecond.firstChild, row.rate === undefined ? "–" : rate(row.rate));
+    state(perSecond.lastChild, row.failing > 0 ? rate(row.failing) + " failed" : "", row.failing > 0 ? "bad failing" : "failing");
     const limit = typeof d === "object" ? d.max_connections : 0;
     say(active, number(i.requests.active) + (limit ? " of " + number(limit) : ""));
     say(queued, number(i.requests.queued));
@@ -636,7 +640,7 @@ async function takeSubject() {
       pairs.push(["Last probe", p.at ? (p.stage ? "bad (" + p.stage + "): " : "good: ") + (p.text ?? "") + ", at " + clock(p.at) + ", " + seconds(p.last_seconds) : "none yet"]);
       if (p.users > 1) pairs.push(["Shared by", p.users + " backends with the same check"]);
     }
-    pairs.push(["Requests", number(item.requests.active) + " in progress, " + number(item.requests.queued) + " queued, " + number(item.requests.total) + " so far"]);
+    pairs.push(["Requests", number(item.requests.active) + " in progress, " + number(item.requests.queued) + " queued, " + number(item.requests.total) + " so far, of which " + number(item.requests.failed) + " failed"]);
     pairs.push(["Connections", number(item.connections.active) + " in use, " + number(item.connections.idle) + " idle"]);
   }
   pairs.push(["Revision", number(item.revision)]);
@@ -773,7 +777,7 @@ let waiting = [];
 // take shows an event; those that come together are shown together.
 function take(kind, e) {
   const item = {
-    health: () => [kindOfState[e.state], e.backend + " is " + e.state + " by its probe", [e.text, e.good + " of " + e.window + " good"].filter(Boolean).join(", ")],
+    health: () => [kindOfState[e.state], e.backend + " is " + e.state, ["probe: " + e.text, e.good + " of " + e.window + " good"].filter(Boolean).join(", ")],
     override: () => [e.state === "auto" ? "off" : kindOfState[e.state], e.name + " is set to " + e.state, [e.by && "by " + e.by, e.reason].filter(Boolean).join(": ")],
     applied: () => ["off", "revision " + number(e.revision) + " is in effect", [e.puts && plural(e.puts, "put"), e.deletes && plural(e.deletes, "delete")].filter(Boolean).join(", ")],
     lost: () => ["warn", (e.count ? plural(e.count, "event") : "Some events") + " missed", "the numbers are up to date"],
