@@ -107,6 +107,14 @@ func (t *Table) Match(a *Ask) (*route.Route, Ref, error) {
 	return r, r.Target, nil
 }
 
+// Path is the request's path as routes see it; nil where it is not valid. It is good until
+// the next Begin or End.
+func (a *Ask) Path() []byte { return a.query.Path() }
+
+// Skipped is how many conditions could not be computed that the last Match passed over,
+// as their routes say on_error skip.
+func (a *Ask) Skipped() int { return a.query.Skipped }
+
 // ExplainMatch says which routes the request's would be and why others are not, at most
 // most of them; see route.Index.Explain.
 func (t *Table) ExplainMatch(a *Ask, most int) []route.Verdict {

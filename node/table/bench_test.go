@@ -111,14 +111,19 @@ func BenchmarkApplyDefaultProbe(b *testing.B) {
 // member's health as the refresher sees it.
 func BenchmarkDirectorOneMember(b *testing.B) {
 	const n = 10_000
-	for _, kind := range []string{"round_robin", "fallback", "random", "hash", "shard", "least_connections", "p2c"} {
+	for _, kind := range []string{"round_robin", "fallback", "random", "hash", "shard", "least_connections", "p2c", "cookie"} {
 		load := func(b *testing.B) *Applier {
 			c := watcher.Change{Revision: 1, Listed: true}
 			for i := range n {
 				key := store.Key{Kind: store.Backends, Name: fmt.Sprintf("web-%06d", i)}
 				c.Puts = append(c.Puts, decode(b, key, strings.Replace(address(i), "}", `,"labels":{"app":"web"}}`, 1), 1, 1))
 			}
-			c.Puts = append(c.Puts, decode(b, store.Key{Kind: store.Directors, Name: "default"}, `{"type":"`+kind+`","select":{"app":"web"}}`, 1, 1))
+			def := `{"type":"` + kind + `","select":{"app":"web"}}`
+			if kind == "cookie" {
+				def = `{"type":"round_robin","select":{"app":"web"},"cookie":{}}`
+				c.Puts = append(c.Puts, decode(b, store.SecretKey, strings.Repeat("s", 32), 1, 1))
+			}
+			c.Puts = append(c.Puts, decode(b, store.Key{Kind: store.Directors, Name: "default"}, def, 1, 1))
 			a := NewApplier(pool.New(pool.Config{}))
 			a.Apply(c)
 			runtime.GC()

@@ -29,8 +29,9 @@ type directorRun struct {
 	ref     Ref              // of the name; it does not change while it is a director
 	group   string           // the labels' group that has it, if it selects; the Applier's
 
-	last  *balancer.View            // the newest; of views.making
-	seats map[string]*balancer.Seat // of members by name, where they need them; the Applier's
+	last     *balancer.View // the newest; of views.making, as are its sessions
+	sessions *sessions
+	seats    map[string]*balancer.Seat // of members by name, where they need them; the Applier's
 }
 
 // seat returns what is remembered of a member; nil where the definition needs nothing.

@@ -30,24 +30,48 @@ func tagOf(secret *store.Secret, director, member string) tag {
 // sessions are the cookies of a director's members. They belong to one Director and one
 // secret and never change.
 type sessions struct {
+	of     *Director
 	secret *store.Secret
 	tags   []tag         // by position
 	at     map[tag]int32 // of a member listed twice, the first
 }
 
-// sessions returns those of a director; old is the view before, and may have them.
-func (t *Table) sessions(d *Director, old *view) *sessions {
+// sessions returns those of a director. To sign is most of their cost, so tags of the
+// members that the name's director had before are taken from there. The caller holds
+// views.making.
+func (t *Table) sessions(d *Director) *sessions {
 	if d.Def.Cookie == nil || t.secret == nil {
+		d.run.sessions = nil
 		return nil
 	}
 	secret := t.secret.Def.(*store.Secret)
-	if old != nil && old.sessions != nil && old.sessions.secret == secret {
-		return old.sessions
+	old := d.run.sessions
+	switch {
+	case old == nil || old.secret != secret:
+		old = &sessions{of: new(Director)}
+	case old.of == d:
+		return old
 	}
-	s := &sessions{secret: secret, tags: make([]tag, len(d.Members)), at: make(map[tag]int32, len(d.Members))}
+	s := &sessions{of: d, secret: secret, tags: make([]tag, len(d.Members)), at: make(map[tag]int32, len(d.Members))}
+	d.run.sessions = s
+	// Members are in nearly the same places, but for some that came or went before them.
+	was, k := old.of.Members, 0
 	for i := range d.Members {
 		m := &d.Members[i]
-		x := tagOf(secret, d.Name, m.Name)
+		const near = 8
+		for j := k; j < min(k+near, len(was)); j++ {
+			if was[j].Name == m.Name {
+				k = j
+				break
+			}
+		}
+		var x tag
+		if k < len(was) && was[k].Name == m.Name {
+			x = old.tags[k]
+			k++
+		} else {
+			x = tagOf(secret, d.Name, m.Name)
+		}
 		s.tags[i] = x
 		if _, twice := s.at[x]; !twice && m.Weight > 0 {
 			s.at[x] = int32(i)

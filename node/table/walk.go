@@ -237,7 +237,7 @@ func (w *walk) makeView(ref Ref, d *Director) *view {
 		}
 	}
 	v.out = w.out
-	v.sessions = w.t.sessions(d, d.view.Load())
+	v.sessions = w.t.sessions(d)
 	return v
 }
 
