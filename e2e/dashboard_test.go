@@ -415,6 +415,18 @@ func TestDashboardSetsHealth(t *testing.T) {
 	}
 	p.untilText("#events", "team-a/web-1 is set to drain")
 
+	// A backend that is drained is not taken for left by a node that does not say so.
+	for state, want := range map[string]string{
+		`"ready", presence: {}`: "it has not said yet", `"ready", presence: {more_leaving: 1}`: "not known", `"unknown", presence: null`: "not known",
+		`"ready", presence: {leaving: [{name: "a", settled: false, active: 0, queued: 0, connections: 0}]}`: "0 requests, 0 queued, 0 connections",
+		`"ready", presence: {leaving: [{name: "a", settled: true, active: 1, queued: 2, connections: 3}]}`:  "1 request, 2 queued, 3 connections",
+		`"ready", presence: {leaving: [{name: "a", settled: true, active: 0, queued: 0, connections: 0}]}`:  "nothing any more",
+	} {
+		if got := eval[string](p, `((f) => { const kept = now.fleet; now.fleet = f; const said = draining("a"); now.fleet = kept; return said.flat().join(": ") })({items: [{node: "n", state: `+state+`}]})`); !strings.HasPrefix(got, "On n: "+want) {
+			t.Errorf("%s: %q, want %q", state, got, want)
+		}
+	}
+
 	// What is refused is shown with all its reasons, whatever they have in them.
 	eval[bool](p, `(window.real = window.fetch, window.fetch = (u, o) => o?.method === "PUT" ? Promise.resolve(new Response(JSON.stringify({errors: window.refusal.errors}), {status: window.refusal.status})) : window.real(u, o), true)`)
 	for status, errors := range map[int][]string{

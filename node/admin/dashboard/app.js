@@ -660,15 +660,17 @@ async function takeSubject() {
   });
 }
 
-// draining says what nodes still have with a backend, as far as the fleet was heard.
+// draining says what each node still has with a backend, as far as the fleet was heard. What
+// is not said is not taken for nothing.
 function draining(name) {
-  const all = [];
-  for (const m of now.fleet?.items ?? []) {
-    const l = m.presence?.leaving?.find((l) => l.name === name);
-    if (m.state === "unknown") all.push(["On " + m.node, "not known"]);
-    else if (l) all.push(["On " + m.node, l.settled && !l.active && !l.queued && !l.connections ? "nothing any more" : plural(l.active, "request") + ", " + number(l.queued) + " queued, " + plural(l.connections, "connection")]);
-  }
-  return all;
+  return (now.fleet?.items ?? []).map((m) => {
+    const p = m.presence, l = p?.leaving?.find((l) => l.name === name);
+    let left = "nothing any more";
+    if (m.state === "unknown") left = "not known, its presence has ended";
+    else if (!l) left = p.more_leaving ? "not known, it drains more backends than it lists" : "it has not said yet that it drains";
+    else if (!l.settled || l.active || l.queued || l.connections) left = plural(l.active, "request") + ", " + number(l.queued) + " queued, " + plural(l.connections, "connection");
+    return ["On " + m.node, left];
+  });
 }
 
 const chosen = () => document.querySelector("input[name=word]:checked")?.value;
