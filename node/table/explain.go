@@ -31,7 +31,8 @@ type MemberState struct {
 type State string
 
 // The states. Available is the only one that is chosen from, but for panic, for a shard
-// that ignores health, and for cookies, which lead to who is Draining, too.
+// that ignores health, for cookies, which lead to who is Draining, too, and for who is
+// Ejected when there is nobody else.
 const (
 	StateAvailable State = "available"
 	StateSick      State = "sick" // a director: it has nobody to choose
