@@ -43,6 +43,8 @@
 //	error        what went wrong, in a word (docs/LISTENERS.md lists them)
 //	cause        why there was no connection to the backend
 //	request_id   X-Request-Id
+//	trace_id     of the trace that the request belongs to, if it is known to belong to
+//	             one (docs/TRACING.md); not in the combined format
 //	revision     that of the table that routed the request
 //
 // queue, connect, first_byte and total are in seconds, with six decimals, and absent

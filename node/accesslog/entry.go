@@ -16,6 +16,8 @@ type Entry struct {
 
 	// These may be any bytes, as a client sent them.
 	Method, Target, Host, UserAgent, Referer, RequestID []byte
+	// TraceID is that of the trace the request belongs to, in hexadecimal digits.
+	TraceID []byte
 	// Proto is such as "HTTP/1.1".
 	Proto string
 	TLS   bool
@@ -54,5 +56,5 @@ const (
 	// maxRest bounds what a line has besides: names, numbers, addresses.
 	maxRest = 1 << 10
 	// maxLine bounds a line.
-	maxLine = maxRest + maxEscape*(maxTarget+2*maxText+9*maxName)
+	maxLine = maxRest + maxEscape*(maxTarget+2*maxText+10*maxName)
 )

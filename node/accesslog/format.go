@@ -74,6 +74,7 @@ func appendJSON(b []byte, e *Entry, s *stamp) []byte {
 	b = jsonText(b, `,"error":"`, e.Error, maxName)
 	b = jsonText(b, `,"cause":"`, e.Cause, maxName)
 	b = jsonText(b, `,"request_id":"`, e.RequestID, maxName)
+	b = jsonText(b, `,"trace_id":"`, e.TraceID, maxName)
 	if e.Revision != 0 {
 		b = append(b, `,"revision":`...)
 		b = strconv.AppendInt(b, e.Revision, 10)

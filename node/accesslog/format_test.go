@@ -15,7 +15,7 @@ func example() *Entry {
 		Time:   time.Date(2026, 11, 21, 7, 46, 40, 123456789, time.UTC),
 		Client: netip.MustParseAddrPort("192.0.2.7:50000"), Peer: netip.MustParseAddrPort("192.0.2.7:50000"),
 		Method: []byte("GET"), Target: []byte("/search?q=a"), Host: []byte("example.com"), Proto: "HTTP/1.1",
-		UserAgent: []byte("curl/8.5"), Referer: []byte("https://example.org/"), RequestID: []byte("9f86d081"),
+		UserAgent: []byte("curl/8.5"), Referer: []byte("https://example.org/"), RequestID: []byte("9f86d081"), TraceID: []byte("4bf92f3577b34da6a3ce929d0e0e4736"),
 		Status: 200, Sent: 512, Received: 17,
 		Route: "www", Director: "web", Backend: "web-1", Address: netip.MustParseAddrPort("10.0.0.7:8080"), Retries: 1,
 		Queue: 2 * time.Microsecond, Connect: 301 * time.Microsecond, FirstByte: 1204999 * time.Nanosecond, Total: 61*time.Second + 5*time.Millisecond,
@@ -46,7 +46,7 @@ func TestJSON(t *testing.T) {
 		{"everything", example(), `{"time":"2026-11-21T07:46:40.123456Z","client":"192.0.2.7","client_port":50000,"tls":false,` +
 			`"method":"GET","target":"/search?q=a","host":"example.com","proto":"HTTP/1.1","status":200,"bytes":512,"received":17,` +
 			`"referer":"https://example.org/","user_agent":"curl/8.5","route":"www","director":"web","backend":"web-1","address":"10.0.0.7:8080","retries":1,` +
-			`"queue":0.000002,"connect":0.000301,"first_byte":0.001204,"total":61.005000,"request_id":"9f86d081","revision":4711}`},
+			`"queue":0.000002,"connect":0.000301,"first_byte":0.001204,"total":61.005000,"request_id":"9f86d081","trace_id":"4bf92f3577b34da6a3ce929d0e0e4736","revision":4711}`},
 		{"no request, by a trusted proxy", refused(), `{"time":"2026-11-21T07:46:40.000000Z","client":"2001:db8::7","peer":"10.0.0.1","tls":true,` +
 			`"status":400,"bytes":0,"received":0,"retries":0,"total":0.000000,"error":"bad request"}`},
 		{"no client, no answer", silent(), `{"time":"0001-01-01T00:00:00.000000Z","tls":false,"method":"POST","target":"/","proto":"HTTP/1.0",` +
@@ -145,7 +145,7 @@ func TestLinesAreBounded(t *testing.T) {
 		addr := netip.MustParseAddrPort("[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff%" + long + "]:65535")
 		other := netip.AddrPortFrom(addr.Addr().Prev(), 65535)
 		e := &Entry{
-			Time: time.Now(), Client: addr, Peer: other, Method: b, Target: b, Host: b, UserAgent: b, Referer: b, RequestID: b,
+			Time: time.Now(), Client: addr, Peer: other, Method: b, Target: b, Host: b, UserAgent: b, Referer: b, RequestID: b, TraceID: b,
 			Proto: long, Status: -1 << 63, Received: -1 << 63, Sent: -1 << 63, Route: long, Director: long, Backend: long, Address: addr,
 			Retries: -1 << 63, Queue: 1<<63 - 1, Connect: 1<<63 - 1, FirstByte: 1<<63 - 1, Total: 1<<63 - 1, Error: long, Revision: -1 << 63,
 		}

@@ -168,6 +168,7 @@ func (c *client) finishBackend() {
 		c.stopUpload()
 		reuse = reuse && u.complete
 	}
+	c.endTry(exchange.None)
 	c.tell(c.outcome.after(exchange.None))
 	if class := c.answer.Status/100 - 1; class < len(c.picked.Runtime.Responses) {
 		c.picked.Runtime.Responses[class].Add(1)
@@ -177,7 +178,8 @@ func (c *client) finishBackend() {
 
 // dropBackend gives connection and slot back.
 func (c *client) dropBackend(reuse bool) {
-	c.tell(table.Unknown) // unless it is told already: after a panic
+	c.endTry(exchange.Internal) // unless it has ended: after a panic
+	c.tell(table.Unknown)       // so is this
 	waited := c.endWait()
 	if link := c.link; link != nil {
 		c.link = nil
@@ -279,5 +281,6 @@ func (c *client) cut() verdict {
 func (c *client) account() {
 	now := c.p.now()
 	c.shard.record(c.status, c.x.Failure(), now-c.began)
+	c.endTrace()
 	c.log(now)
 }

@@ -11,6 +11,7 @@ import (
 	"roster/http1"
 	"roster/http2"
 	"roster/message"
+	"roster/node/tracing"
 	"roster/pool"
 )
 
@@ -113,6 +114,7 @@ func (c *client) callHead() exchange.Step {
 			if !c.begun {
 				c.begun = true
 				c.mark(&c.marks.firstByte)
+				c.trace.Event(tracing.EventFirstByte)
 			}
 			return c.answered()
 		}

@@ -12,6 +12,7 @@ import (
 	"roster/http1"
 	"roster/node/accesslog"
 	"roster/node/table"
+	"roster/node/tracing"
 )
 
 // Config is what a Proxy needs. Table is required.
@@ -31,6 +32,8 @@ type Config struct {
 	Limits http1.Limits
 	// AccessLog gets a record of every request; nil for none.
 	AccessLog *accesslog.Log
+	// Tracing takes part in traces; nil does not.
+	Tracing *tracing.Tracer
 	// Logger gets what is wrong with listeners, and panics. Nil means slog.Default.
 	Logger *slog.Logger
 

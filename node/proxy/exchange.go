@@ -13,6 +13,7 @@ import (
 	"roster/message"
 	"roster/node/route"
 	"roster/node/table"
+	"roster/node/tracing"
 	"roster/pool"
 	"roster/store"
 )
@@ -46,6 +47,7 @@ type try struct {
 	answerEnded bool
 	status      int // of the answer, 0: none yet
 	outcome     outcome
+	trace       tracing.Trace
 }
 
 // begin prepares for the request whose head was received: it takes what is there
@@ -117,6 +119,7 @@ func (c *client) requestTrailers() []message.Field {
 func (c *client) exchange() verdict {
 	x := &c.x
 	step := x.Begin(c.p.policy, &c.peer, &c.request)
+	c.beginTrace()
 	if c.whole {
 		x.BodyRead()
 	}
@@ -272,6 +275,7 @@ func (c *client) pick() exchange.Step {
 func (c *client) connect() exchange.Step {
 	c.startWait()
 	c.marks = marks{}
+	c.beginTry()
 	if c.timeouts.Total > 0 && c.left() <= 0 {
 		return c.fail(exchange.Failure{Kind: exchange.Late})
 	}
@@ -285,6 +289,7 @@ func (c *client) connect() exchange.Step {
 	}
 	c.picked.Runtime.Requests.Add(1)
 	c.mark(&c.marks.slot)
+	c.trace.Event(tracing.EventSlot)
 	step := c.dial(ctx)
 	if step == exchange.Send {
 		c.mark(&c.marks.connected)
@@ -365,6 +370,7 @@ func (c *client) send() exchange.Step {
 	x := &c.x
 	c.begun = false
 	c.outcome.send(c)
+	c.trace.Sent(c.picked.Def.TLS != nil, x.Request.Authority, x.Request.Target)
 	if c.back.b == nil {
 		c.back.take()
 	}
@@ -446,6 +452,7 @@ func (c *client) head(n int, err error) exchange.Step {
 			if !c.begun {
 				c.begun = true
 				c.mark(&c.marks.firstByte)
+				c.trace.Event(tracing.EventFirstByte)
 			}
 		}
 		if !c.back.empty() {
@@ -562,6 +569,7 @@ func (c *client) failed(step exchange.Step, kind exchange.Kind) {
 	if kind.Backend() {
 		c.picked.Runtime.Failures.Add(1)
 	}
+	c.endTry(kind)
 	c.discard()
 	if step != exchange.Connect {
 		c.tell(c.outcome.after(kind))

@@ -9,6 +9,7 @@ import (
 	"roster/exchange"
 	"roster/message"
 	"roster/node/accesslog"
+	"roster/node/tracing"
 )
 
 // marks are when a request came how far, by Proxy.now; 0: not. They are set only
@@ -37,7 +38,7 @@ func (c *client) keepEntry() {
 	}
 	c.noteHead()
 	if c.stream == nil {
-		for _, b := range []*[]byte{&c.entry.Method, &c.entry.Target, &c.entry.Host, &c.entry.UserAgent, &c.entry.Referer} {
+		for _, b := range []*[]byte{&c.entry.Method, &c.entry.Target, &c.entry.Host, &c.entry.UserAgent, &c.entry.Referer, &c.entry.TraceID} {
 			*b = bytes.Clone(*b)
 		}
 	}
@@ -49,6 +50,9 @@ func (c *client) noteHead() {
 	r, e := &c.request, &c.entry
 	e.Method, e.Target, e.Host = r.Method, r.Target, r.Authority
 	e.UserAgent, e.Referer = r.Get(message.UserAgent), r.Get(message.Referer)
+	if e.TraceID = c.trace.ID(); e.TraceID == nil {
+		e.TraceID = tracing.TraceID(r.Fields)
+	}
 	switch {
 	case len(r.Method) == 0:
 		e.Proto = ""
@@ -84,17 +88,7 @@ func (c *client) log(now time.Duration) {
 	if c.upload != nil {
 		e.Received = c.upload.body
 	}
-	if c.taken != nil {
-		e.Route = c.taken.Name
-		if s := c.table.Lookup(c.taken.Def.Backend); s != nil && s.Director != nil {
-			e.Director = s.Name
-		} else {
-			e.Backend = c.taken.Def.Backend
-		}
-	}
-	if c.picked != nil {
-		e.Backend = c.picked.Name
-	}
+	e.Route, e.Director, e.Backend = c.chosen()
 	e.Address = c.address
 	if c.table != nil {
 		e.Revision = c.table.Revision()
@@ -110,6 +104,22 @@ func (c *client) log(now time.Duration) {
 	log.Record(e)
 	*e = accesslog.Entry{}
 	c.kept = false
+}
+
+// chosen are the names of what was chosen for the request, as far as it came.
+func (c *client) chosen() (route, director, backend string) {
+	if c.taken != nil {
+		route = c.taken.Name
+		if s := c.table.Lookup(c.taken.Def.Backend); s != nil && s.Director != nil {
+			director = s.Name
+		} else {
+			backend = c.taken.Def.Backend
+		}
+	}
+	if c.picked != nil {
+		backend = c.picked.Name
+	}
+	return route, director, backend
 }
 
 // noteAddress notes to where the connection of the backend leads.

@@ -39,6 +39,7 @@ func (c *client) tunnel() {
 		c.copyBothWays(link)
 	}
 	c.conn.Close()
+	c.endTry(exchange.None)
 	c.dropBackend(false)
 	c.picked.Runtime.Responses[0].Add(1)
 	c.account()
