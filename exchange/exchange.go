@@ -60,6 +60,7 @@ type Exchange struct {
 	in     *message.Request // borrowed until BodyGone
 	route  *store.Route     // nil: the default rule
 	def    *store.Backend
+	path   []byte // as routes see it, borrowed as in is
 	budget Budget // nil: any number of retries
 
 	cookie  *store.Cookie // to be set on the answer; nil: none
@@ -269,6 +270,10 @@ func (x *Exchange) Routed(route *store.Route, revision int64) Step {
 	return Pick
 }
 
+// SetPath tells the path as routes see it, normalised, which strip_prefix needs. It has to
+// stay as it is for as long as the request's head.
+func (x *Exchange) SetPath(path []byte) { x.path = path }
+
 // Budget says whether a request may be tried again: a share of all requests is
 // tried, or backends that fail would get the more the less they can take.
 type Budget interface {
@@ -344,7 +349,7 @@ func (x *Exchange) BodyRead() { x.bodyRead = true }
 // is touched again.
 func (x *Exchange) BodyGone() {
 	x.bodyGone = true
-	x.in = nil
+	x.in, x.path = nil, nil
 	x.Request.Reset()
 }
 

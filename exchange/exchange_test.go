@@ -586,6 +586,32 @@ func TestStripPrefix(t *testing.T) {
 	}
 }
 
+// What is left of a path after its prefix leads nowhere else than routes saw: the dot
+// segments of a path that a route lets pass could go up to what it does not.
+func TestStripPrefixGoesByThePathOfRoutes(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct{ prefix, target, path, want string }{
+		{"/pub", "/pub/a/../../pub/secret?q=/../", "/pub/secret", "/secret?q=/../"},
+		{"/pub", "/pub/../admin", "/admin", "/admin"},
+		{"/pub", "/pub/%2e%2E/admin", "/admin", "/admin"},
+		{"/pub", "/x/../pub/y", "/pub/y", "/y"},
+		{"/pub", "/pub/x/.", "/pub/x/", "/x/"},
+		{"/pub", "/pub/..", "/", "/"},
+		{"/pub", "/pub/.../%2e.x/..y/%41", "/pub/.../..x/..y/A", "/.../%2e.x/..y/%41"},
+		{"/pub", "/pub/x?/../y", "/pub/x", "/x?/../y"},
+	} {
+		p := newPlay(t, Config{}, "192.0.2.1")
+		p.step(p.begin("GET "+test.target+" HTTP/1.1\r\nHost: h\r\n\r\n"), Route)
+		p.x.SetPath([]byte(test.path))
+		p.step(p.x.Routed(&store.Route{StripPrefix: test.prefix, ConnectTimeout: store.Inherit, FirstByteTimeout: store.Inherit, BetweenBytesTimeout: store.Inherit}, 1), Pick)
+		p.step(p.x.Picked(plainBackend), Connect)
+		p.step(p.x.Connected(false), Send)
+		if got := string(p.x.Request.Target); got != test.want {
+			t.Errorf("%s without %s: %s, want %s", test.target, test.prefix, got, test.want)
+		}
+	}
+}
+
 func TestTimeouts(t *testing.T) {
 	t.Parallel()
 	def := &store.Backend{ConnectTimeout: 1, FirstByteTimeout: 2, BetweenBytesTimeout: 3, TunnelTimeout: 4}

@@ -269,9 +269,15 @@ func (x *Exchange) newRequestID() []byte {
 }
 
 // strip takes a prefix off a target's path, at the end of a segment. The path is
-// compared as routes see it, encoded letters decoded and empty segments merged;
-// one that gets there by way of dot segments is left alone.
+// compared as routes see it, encoded letters decoded and empty segments merged, and what
+// is left of it stays as it is written, but for one with dot segments: what they go up to
+// may be gone with the prefix, so of that path the backend gets what routes see.
 func (x *Exchange) strip(target []byte, prefix string) []byte {
+	if raw, _, _ := bytes.Cut(target, []byte{'?'}); dotted(raw) && len(x.path) > 0 {
+		start := len(x.scratch)
+		x.scratch = append(append(x.scratch, x.path...), target[len(raw):]...)
+		target = x.since(start)
+	}
 	i := 0
 	for j := 0; j < len(prefix); j++ {
 		if i >= len(target) {
@@ -319,6 +325,28 @@ func (x *Exchange) strip(target []byte, prefix string) []byte {
 		return x.since(start)
 	}
 	return target // "/java" is not a prefix of "/javascript"
+}
+
+// dotted says whether a path has a segment "." or "..", in any spelling.
+func dotted(path []byte) bool {
+	dots, other := 0, false
+	for i := 0; i < len(path); i++ {
+		switch c := path[i]; {
+		case c == '/':
+			if dots > 0 && dots <= 2 && !other {
+				return true
+			}
+			dots, other = 0, false
+		case c == '.':
+			dots++
+		case c == '%' && i+2 < len(path) && path[i+1] == '2' && path[i+2]|0x20 == 'e':
+			dots++
+			i += 2
+		default:
+			other = true
+		}
+	}
+	return dots > 0 && dots <= 2 && !other
 }
 
 func unhex(c byte) int {

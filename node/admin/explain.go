@@ -305,10 +305,8 @@ func addressOf(a netip.Addr) string {
 func (e *explainer) route(head *message.Request) (table.Ref, exchange.Step) {
 	e.ask.Begin(head, e.x.Client(), e.now)
 	taken, ref, err := e.table.Match(&e.ask)
-	target, _, _ := strings.Cut(string(head.Target), "?")
-	if path, err := routes.Normalize(nil, []byte(target)); err == nil {
-		e.out.Request.Path = string(path)
-	}
+	e.out.Request.Path = string(e.ask.Path())
+	e.x.SetPath(e.ask.Path())
 	for _, v := range e.table.ExplainMatch(&e.ask, maxExplainRoutes) {
 		one := ExplainRoute{Name: v.Route.Name, Considered: v.Considered, Taken: v.Taken(), Matches: v.Matches,
 			Field: v.Field, Got: v.Got, Want: v.Want}

@@ -80,6 +80,7 @@ type work struct {
 	answerBody http1.Body
 	x          exchange.Exchange
 	ask        table.Ask
+	limit      *deadline // used again until somebody has waited
 	pipe       io.LimitedReader
 	entry      accesslog.Entry
 	kept       bool // entry has what it needs of the request's head

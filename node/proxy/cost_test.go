@@ -44,7 +44,7 @@ func TestNoAllocations(t *testing.T) {
 }
 
 // TestDirectorsCostNoMemory: nor do a route that changes the request, directors one in the
-// other, the time that p2c wants, retries with their budget, and a session cookie.
+// other, a limit of the whole time, the time that p2c wants, retries with their budget, and a session cookie.
 func TestDirectorsCostNoMemory(t *testing.T) {
 	ln := benchOrigin(t, answerOf(1<<10))
 	for _, kind := range []string{"round_robin", "random", "least_connections", "p2c", "fallback", "hash", "shard"} {
@@ -53,7 +53,7 @@ func TestDirectorsCostNoMemory(t *testing.T) {
 			"backends/a":        `{"host": "` + ln.Addr().String() + `"}`,
 			"directors/default": `{"type": "` + kind + `", "backends": ["inner"], "cookie": {}, "outlier": {}}`,
 			"directors/inner":   `{"type": "` + kind + `", "backends": ["a"]}`,
-			"routes/all": `{"match": {"host": "www.example.com", "path": "/path/*"}, "backend": "default", "retries": 3, "strip_prefix": "/path",
+			"routes/all": `{"match": {"host": "www.example.com", "path": "/path/*"}, "backend": "default", "retries": 3, "timeout": "30s", "strip_prefix": "/path",
 				"rewrite_host": "x", "request_headers": {"set": {"X-A": "1"}}, "response_headers": {"add": {"X-B": "2"}}}`,
 		})
 		c, request := newBenchClient(t, r.addr), []byte(browserGet)

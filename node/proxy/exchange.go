@@ -228,6 +228,10 @@ func (c *client) route() exchange.Step {
 	c.ask.Begin(&c.request, c.x.Client(), c.began)
 	c.x.Limit(budget{c})
 	taken, ref, err := c.table.Match(&c.ask)
+	if n := c.ask.Skipped(); n > 0 {
+		c.shard.skipped.Add(uint64(n))
+	}
+	c.x.SetPath(c.ask.Path())
 	c.taken = taken
 	if err != nil {
 		return c.x.Failed(c.notRouted(err))
@@ -279,8 +283,8 @@ func (c *client) connect() exchange.Step {
 	if c.timeouts.Total > 0 && c.left() <= 0 {
 		return c.fail(exchange.Failure{Kind: exchange.Late})
 	}
-	ctx, cancel := c.limited()
-	defer cancel()
+	ctx := c.limited()
+	defer c.unlimit()
 	if !c.held {
 		if err := c.picked.Runtime.Acquire(ctx); err != nil {
 			return c.fail(c.notConnected(err))
@@ -298,12 +302,24 @@ func (c *client) connect() exchange.Step {
 }
 
 // limited is the context of waits for a backend, with what is left of the route's
-// time for the whole request.
-func (c *client) limited() (context.Context, context.CancelFunc) {
+// time for the whole request. unlimit has to follow.
+func (c *client) limited() context.Context {
 	if c.timeouts.Total <= 0 {
-		return &c.life, func() {}
+		return &c.life
 	}
-	return context.WithTimeout(&c.life, c.left())
+	if c.limit == nil {
+		c.limit = new(deadline)
+	}
+	c.limit.life, c.limit.at = &c.life, c.p.start.Add(c.began+c.timeouts.Total)
+	return c.limit
+}
+
+// unlimit ends a wait. What somebody has waited for, a dial that lost may still hold.
+func (c *client) unlimit() {
+	if d := c.limit; d != nil && d.inner != nil {
+		d.stop()
+		c.limit = nil
+	}
 }
 
 // dial takes a connection. ctx is limited.
@@ -398,8 +414,8 @@ func (c *client) send() exchange.Step {
 			// the connection that Get left to RoundTrip, not a try that failed.
 			c.link.Discard()
 			c.link = nil
-			ctx, cancel := c.limited()
-			defer cancel()
+			ctx := c.limited()
+			defer c.unlimit()
 			return c.dial(ctx)
 		}
 		return c.head(n, err)

@@ -53,3 +53,26 @@ func (l *lifetime) Deadline() (time.Time, bool) { return time.Time{}, false }
 func (l *lifetime) Done() <-chan struct{}       { return l.context().Done() }
 func (l *lifetime) Err() error                  { return l.context().Err() }
 func (l *lifetime) Value(key any) any           { return l.context().Value(key) }
+
+// deadline is a lifetime that ends at a time as well, for waits that a route limits. It
+// takes the memory of a context and a timer only when somebody waits: most requests find
+// an idle connection.
+type deadline struct {
+	life  *lifetime
+	at    time.Time
+	inner context.Context // nil: nobody has waited
+	stop  context.CancelFunc
+}
+
+// context is first called by the owner.
+func (d *deadline) context() context.Context {
+	if d.inner == nil {
+		d.inner, d.stop = context.WithDeadline(d.life, d.at)
+	}
+	return d.inner
+}
+
+func (d *deadline) Deadline() (time.Time, bool) { return d.at, true }
+func (d *deadline) Done() <-chan struct{}       { return d.context().Done() }
+func (d *deadline) Err() error                  { return d.context().Err() }
+func (d *deadline) Value(key any) any           { return d.context().Value(key) }

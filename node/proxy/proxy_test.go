@@ -663,6 +663,38 @@ func TestConditionNotComputed(t *testing.T) {
 	contains(t, "answer", c.head(), " 400 ")
 }
 
+// TestSkippedConditionsAreCounted: a route that on_error has passed over would else be
+// missed by nobody.
+func TestSkippedConditionsAreCounted(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, Config{}, definitions{
+		"routes/a": `{"when": "int(req.method) == 0", "on_error": "skip", "respond": {"status": 403}}`,
+		"routes/b": `{"match": {"host": ["h.test", "*.test"]}, "when": "int(req.host) == 0", "on_error": "skip", "respond": {"status": 403}}`,
+		"routes/c": `{"respond": {"status": 204}}`,
+	})
+	c := r.dial()
+	c.send(get)
+	contains(t, "answer", c.head(), " 204 ")
+	if s := r.Stats(); s.Skipped != 2 || s.Conditions != 0 {
+		t.Errorf("%d skipped, %d failed, want 2 and none", s.Skipped, s.Conditions)
+	}
+}
+
+// TestStrippedPathLeadsWhereRoutesSaw: dot segments do not go up to what a route in front
+// of them refuses.
+func TestStrippedPathLeadsWhereRoutesSaw(t *testing.T) {
+	t.Parallel()
+	o := newOrigin(t)
+	r := newRig(t, Config{}, definitions{
+		"backends/a":    o.backend(),
+		"routes/public": `{"match": {"path": "/pub/*"}, "backend": "a", "strip_prefix": "/pub"}`,
+		"routes/secret": `{"match": {"path": "/secret/*"}, "respond": {"status": 403}}`,
+	})
+	c := r.dial()
+	c.send("GET /pub/../pub/x/./y?a HTTP/1.1\r\nHost: h\r\n\r\n")
+	contains(t, "request", o.accept().head(), "GET /x/y?a HTTP/1.1\r\n")
+}
+
 func TestForwardedFields(t *testing.T) {
 	t.Parallel()
 	o := newOrigin(t)

@@ -18,9 +18,10 @@ type shard struct {
 	requests [6]atomic.Uint64 // by class of the answer; [0]: none was sent
 	failures [exchange.Kinds]atomic.Uint64
 	retries  atomic.Uint64
-	// Retries that the budget refused, and routes' conditions that failed.
-	refused, conditions atomic.Uint64
-	outcomes            [3]atomic.Uint64 // by table.Outcome
+	// Retries that the budget refused; routes' conditions that failed the request, and
+	// those that were passed over.
+	refused, conditions, skipped atomic.Uint64
+	outcomes                     [3]atomic.Uint64 // by table.Outcome
 
 	received atomic.Uint64
 	sent     atomic.Uint64
@@ -52,6 +53,9 @@ type Stats struct {
 	// Conditions are requests answered 500 because the condition of their route could
 	// not be computed.
 	Conditions uint64
+	// Skipped are conditions that could not be computed and were taken for false, as
+	// their routes say on_error skip.
+	Skipped uint64
 	// Outcomes, by table.Outcome, are what the table was told of the backends that it
 	// chose: one for each choice, so retries of another backend count again.
 	Outcomes [3]uint64
@@ -124,6 +128,7 @@ func (p *Proxy) Stats() Stats {
 		s.Retries += sh.retries.Load()
 		s.RetriesRefused += sh.refused.Load()
 		s.Conditions += sh.conditions.Load()
+		s.Skipped += sh.skipped.Load()
 		s.Received += sh.received.Load()
 		s.Sent += sh.sent.Load()
 		micros += sh.micros.Load()

@@ -14,10 +14,11 @@ import (
 // Query is a request as routes see it. It may be used for one request after
 // the other, and keeps a little memory for that. The zero Query is ready.
 type Query struct {
-	// Skipped is how many conditions could not be computed that Match passed over,
-	// as their routes say on_error skip.
+	// Skipped is how many routes Match passed over because their conditions could not be
+	// computed, as they say on_error skip.
 	Skipped int
 
+	skipped []*Route // those that may be looked at again, by another of their hosts and paths
 	in      condition.Input
 	err     error // of the path
 	scratch []byte
@@ -27,7 +28,7 @@ type Query struct {
 // next Begin or End. client is who it is from, after --trusted-proxies; health
 // answers for backend.healthy in conditions, and may be nil: then nothing is.
 func (q *Query) Begin(r *message.Request, client netip.Addr, health condition.Health) {
-	q.Skipped, q.err, q.scratch = 0, nil, q.scratch[:0]
+	q.forget()
 	path, query, _ := bytes.Cut(r.Target, []byte{'?'})
 	if !normal(path) {
 		if path, q.err = normalize(q.scratch, path); q.err == nil {
@@ -44,9 +45,15 @@ func (q *Query) Begin(r *message.Request, client netip.Addr, health condition.He
 // End forgets the request.
 func (q *Query) End() {
 	q.in = condition.Input{}
-	if q.scratch = q.scratch[:0]; cap(q.scratch) > maxScratch {
+	q.forget()
+	if cap(q.scratch) > maxScratch {
 		q.scratch = nil
 	}
+}
+
+func (q *Query) forget() {
+	clear(q.skipped)
+	q.Skipped, q.skipped, q.err, q.scratch = 0, q.skipped[:0], nil, q.scratch[:0]
 }
 
 // maxScratch is how much memory a Query keeps between requests.
@@ -240,6 +247,12 @@ func (q *Query) takes(r *Route) (bool, error) {
 	case err == nil:
 		return what == nothing, nil
 	case r.Def.OnError == store.SkipRoute:
+		if m := &r.Def.Match; len(m.Host) > 1 || len(m.Path) > 1 {
+			if slices.Contains(q.skipped, r) {
+				return false, nil
+			}
+			q.skipped = append(q.skipped, r)
+		}
 		q.Skipped++
 		return false, nil
 	}

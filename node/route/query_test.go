@@ -131,6 +131,22 @@ func TestNoSpellingSlipsPastARule(t *testing.T) {
 	}
 }
 
+// A route with several hosts and paths that are the request's is passed over once.
+func TestSkippedRoutesAreCountedOnce(t *testing.T) {
+	t.Parallel()
+	for _, priority := range []string{"0", "1"} { // with one level of priorities, and with two
+		ix := of(t, "last", `{"backend":"a"}`,
+			"skipped", `{"match":{"host":["a.test","*.test"],"path":["/x","/*"]},"priority":`+priority+`,"when":"int(req.method) == 0","on_error":"skip","backend":"a"}`)
+		q := ask(request("GET", "/x", "a.test"))
+		for range 2 {
+			q.Begin(request("GET", "/x", "a.test"), someClient, nil)
+			if r, err := ix.Match(q); nameOf(r) != "last" || err != nil || q.Skipped != 1 {
+				t.Errorf("by %s, %v; %d skipped, want 1", nameOf(r), err, q.Skipped)
+			}
+		}
+	}
+}
+
 // A rule about the header Host holds however the client names the host: in a pseudo field
 // of HTTP/2, or in an absolute target beside a field that says something else.
 func TestHeaderHostIsTheRequests(t *testing.T) {
