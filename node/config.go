@@ -21,6 +21,7 @@ import (
 	"roster/node/certs"
 	"roster/node/proxy"
 	"roster/node/table"
+	"roster/node/tracing"
 	"roster/pool"
 	"roster/store"
 	"roster/store/embedded"
@@ -81,6 +82,9 @@ type Config struct {
 	MinBodyRate int64
 	// AccessLog gets a line for each request. The zero value: none.
 	AccessLog accesslog.Config
+	// Tracing says whether requests take part in traces. The zero value: not; traceparent
+	// goes on as any other field. Run sets Node, Version and Logger.
+	Tracing tracing.Config
 	// Metrics bounds what a scrape has.
 	Metrics MetricsConfig
 	// DNSInterval is how often names of backends are resolved; zero means 30s.
@@ -148,7 +152,7 @@ func (c Config) Validate() error {
 		etcd.Endpoints = []string{embedded.DefaultListen} // its own, known once it runs
 		errs = multierror.Append(errs, c.Embedded.Validate())
 	}
-	errs = multierror.Append(errs, etcd.Validate())
+	errs = multierror.Append(errs, etcd.Validate(), c.Tracing.Validate())
 	if c.ReadyTimeout < 0 {
 		fail("ready timeout is %v, want 0 or more", c.ReadyTimeout)
 	}

@@ -122,6 +122,7 @@ var (
 	certFailures = desc("certificate_reload_failures_total", "Changed certificate files that could not be used.")
 	certStale    = desc("certificate_files_stale", "Certificate files that hold something that cannot be used; what was loaded before is in effect.")
 	logged       = desc("access_log_lines_total", "Lines written to the access log.")
+	tracedSpans  = desc("tracing_spans_total", "Spans of sampled requests: exported; failed, the collector did not take them; dropped, too many were waiting for it.", "result")
 	logDropped   = desc("access_log_dropped_total", "Lines of the access log that were dropped because its output did not keep up.")
 	allActive    = desc("backends_requests_active", "Requests in progress, over all backends.")
 	allQueued    = desc("backends_requests_queued", "Requests waiting for a slot, over all backends.")
@@ -233,6 +234,13 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	if log := n.log.Load(); log != nil {
 		count(logged, log.Written())
 		count(logDropped, log.Dropped())
+	}
+	if n.tracer != nil {
+		if st, ok := n.tracer.Stats(); ok {
+			count(tracedSpans, st.Exported, "exported")
+			count(tracedSpans, st.Failed, "failed")
+			count(tracedSpans, st.Dropped, "dropped")
+		}
 	}
 
 	var sumActive, sumQueued, sumSick, words int

@@ -34,6 +34,7 @@ func full(t *testing.T) *running {
 		c.Listen = append(c.Listen, "tls://127.0.0.1:0")
 		c.Certificates.Files = []certs.Pair{{Cert: cert, Key: key}}
 		c.AccessLog = accesslog.Config{Format: accesslog.JSON, File: filepath.Join(t.TempDir(), "access.log")}
+		c.Tracing.Endpoint = "http://127.0.0.1:4318" // nothing is sampled
 		c.Version = "1.2.3"
 	})
 	o := newChecked(t, 200)

@@ -30,6 +30,7 @@ import (
 	"roster/node/presence"
 	"roster/node/proxy"
 	"roster/node/table"
+	"roster/node/tracing"
 	"roster/pool"
 	"roster/prober"
 	"roster/store"
@@ -63,6 +64,7 @@ type Node struct {
 	proxy    *proxy.Proxy
 	certs    *certs.Set                    // of listeners with TLS; nil without any
 	log      atomic.Pointer[accesslog.Log] // nil for none
+	tracer   *tracing.Tracer               // nil for none
 	serving  []net.Addr                    // where clients are listened for
 	admin    net.Addr                      // nil for none
 	applied  chan struct{}                 // closed once the first table is there
@@ -164,6 +166,9 @@ func (n *Node) Run(ctx context.Context) error {
 	if accessLog := n.log.Load(); accessLog != nil {
 		g.Go(func() error { return accessLog.Run(gctx) })
 	}
+	if n.tracer != nil {
+		g.Go(func() error { return n.tracer.Run(gctx) })
+	}
 	if adminListener != nil {
 		server := &admin.Server{Node: n, Access: n.config.AdminAccess, Metrics: n.metrics(), Events: &n.events, Store: n.store, Logger: log,
 			Members: n.store, Traffic: n.traffic,
@@ -205,6 +210,12 @@ func (n *Node) open() (err error) {
 			return fmt.Errorf("node: %w", err)
 		}
 		n.log.Store(log)
+	}
+	if c.Tracing.Enabled() {
+		c.Tracing.Node, c.Tracing.Version, c.Tracing.Logger = c.ID, c.Version, c.Logger
+		if n.tracer, err = tracing.New(c.Tracing); err != nil {
+			return fmt.Errorf("node: %w", err)
+		}
 	}
 	return nil
 }
@@ -275,6 +286,7 @@ func (n *Node) build(own []netip.AddrPort) (err error) {
 	})
 	serving := c.serving()
 	serving.Table, serving.Start, serving.Await, serving.AccessLog = n.applier.Current, n.applier.Start(), n.await, n.log.Load()
+	serving.Tracing = n.tracer
 	n.proxy = proxy.New(serving)
 	return nil
 }

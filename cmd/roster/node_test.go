@@ -27,6 +27,7 @@ func TestNodeUsageErrors(t *testing.T) {
 		"--max-header-size 8GiB --max-target-size 17MiB": {"max-header-size is 8589934592 bytes, want 1024 to 16777216", "max-target-size is 17825792 bytes, want 1 to 16777216"},
 		"--max-connections -1 --access-log apache":       {"max-connections is -1, want 0 (any number) or more", `access-log is "apache", want off, json or combined`},
 		"--min-body-rate fast":                           {`invalid argument "fast" for "--min-body-rate" flag: "fast" is not a size`},
+		"--otlp-endpoint :4318 --tracing-sample 2":       {"tracing-sample is 2, want 0 (none) to 1 (all)", "otlp-endpoint: want a URL such as http://127.0.0.1:4318"},
 		"--prefix bad --listen :x --error-status apache": {"--error-status is", `listen is ":x": `, `store: prefix is "bad"`},
 	} {
 		t.Run(args, func(t *testing.T) {
