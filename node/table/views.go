@@ -22,6 +22,7 @@ type views struct {
 	// taken after making.
 	making sync.Mutex
 	timed  map[*directorRun]timer // guarded by making
+	awake  time.Duration          // when Run looks at timed again, 0 = never; guarded by making
 
 	mu      sync.Mutex
 	parents parents
@@ -94,10 +95,7 @@ func (v *views) addLocked(ref Ref) {
 	}
 	run.stale.Store(true)
 	v.dirty[ref] = struct{}{}
-	select {
-	case v.wake <- struct{}{}:
-	default:
-	}
+	v.nudge()
 }
 
 // markAll marks what a new table changes, backends and directors, but for the directors
@@ -187,6 +185,7 @@ func (v *views) refresh() (next time.Duration) {
 			next = t.at
 		}
 	}
+	v.awake = next
 	return next
 }
 
@@ -195,6 +194,7 @@ func (v *views) due() {
 	now := v.now()
 	v.making.Lock()
 	defer v.making.Unlock()
+	v.awake = now // what is timed from here on is seen at the end of refresh
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	for run, t := range v.timed {
@@ -236,10 +236,22 @@ func (v *view) differs(old *view) bool {
 
 // schedule notes when a director's view is due. It is called with making.
 func (v *views) schedule(ref Ref, d *Director) {
-	if at := d.view.Load().Next(); at != 0 {
-		v.timed[d.run] = timer{ref, at}
-	} else {
+	at := d.view.Load().Next()
+	if at == 0 {
 		delete(v.timed, d.run)
+		return
+	}
+	v.timed[d.run] = timer{ref, at}
+	if v.awake == 0 || at < v.awake { // Run waits for nothing, or for too long
+		v.nudge()
+	}
+}
+
+// nudge has Run look at what there is to do.
+func (v *views) nudge() {
+	select {
+	case v.wake <- struct{}{}:
+	default:
 	}
 }
 

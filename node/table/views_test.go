@@ -78,6 +78,43 @@ func TestSlowStartGoesOnByItself(t *testing.T) {
 	})
 }
 
+// A put of the director itself starts a ramp, and nothing else has anybody look at it
+// again: the new member's share grows all the same, also while another director's next
+// step is far off.
+func TestSlowStartOfAMemberAddedToARunningDirector(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t)
+		f.run()
+		f.put("backends/a", host(1), "backends/b", host(2),
+			"directors/d", `{"type":"round_robin","slow_start":"10s","backends":["a"]}`,
+			"directors/slow", `{"type":"round_robin","slow_start":"1000s","backends":["a"]}`)
+		share := func(director string) float64 {
+			return f.Current().Lookup(director).Director.view.Load().Shares()[1]
+		}
+		for _, others := range []bool{false, true} {
+			time.Sleep(time.Minute) // whatever was to be looked at has been
+			if others {
+				f.put("directors/slow", `{"type":"round_robin","slow_start":"1000s","backends":["a","b"]}`)
+				f.put("directors/d", `{"type":"round_robin","slow_start":"10s","backends":["a"]}`)
+				time.Sleep(time.Second) // the next step of slow is 19 s away
+			}
+			f.put("directors/d", `{"type":"round_robin","slow_start":"10s","backends":["a","b"]}`)
+			if got := share("d"); got > 0.1 {
+				t.Errorf("b begins with a share of %g, want a tenth of a whole one at most", got)
+			}
+			time.Sleep(5 * time.Second)
+			if got := share("d"); got < 0.33 || got > 0.37 { // 0.55 of 1.55
+				t.Errorf("after 5 of 10 seconds b has a share of %g, want 0.35", got)
+			}
+			time.Sleep(6 * time.Second)
+			if got := share("d"); got != 0.5 {
+				t.Errorf("after 11 of 10 seconds b has a share of %g, want a half", got)
+			}
+		}
+	})
+}
+
 // Changes come by the thousand, and the directors are looked at a few times.
 func TestViewsAreMadeForManyChangesAtOnce(t *testing.T) {
 	t.Parallel()
