@@ -87,6 +87,20 @@ func TestATeamMayWriteItsOwnDefinitionsOnly(t *testing.T) {
 			t.Errorf("put %v: %v", put, r)
 		}
 	}
+	// It owns what it applies, under its own name.
+	site := filepath.Join(t.TempDir(), "site.yaml")
+	for _, apply := range [][2]string{{"backends: {team-a/old: {none: true}}", "1 created"}, {"backends: {}", "deleted backends/team-a/old"}} {
+		file, says := apply[0], apply[1]
+		if err := os.WriteFile(site, []byte(file), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if r := g.cli("ann", "apply", "--owner", "team-a", "--prune", "--force", "-f", site); r.Code != 0 || !strings.Contains(r.Stdout, says) {
+			t.Errorf("apply of %s: %v", file, r)
+		}
+	}
+	if r := g.cli("ann", "apply", "--owner", "team-b", "-f", site); r.Code != 1 || !strings.Contains(r.Stderr, "permission denied") {
+		t.Errorf("apply as another owner: %v", r)
+	}
 	harness.Until(t, "the team's route", func() (bool, any) {
 		r := harness.Run(t, "", nil, harness.Roster(t), "get", "routes", "--etcd", g.etcd.Endpoints(), "--etcd-user", "ann", "--etcd-password-file", g.password["ann"])
 		s := node.Status()

@@ -39,6 +39,7 @@ case $prefix in
 esac
 nodes=${prefix%/}-nodes/
 members=${prefix%/}-members/
+owners=${prefix%/}-owners/
 
 case ${1-} in
 fleet)
@@ -55,6 +56,7 @@ fleet)
 	below roster-operator readwrite "$prefix"
 	below roster-operator readwrite "$nodes"
 	below roster-operator readwrite "$members"
+	below roster-operator readwrite "$owners"
 	echo "roles: roster-node, roster-operator"
 	;;
 team)
@@ -82,6 +84,9 @@ team)
 	done
 	below "$name" read "$nodes"
 	below "$name" read "$members"
+	# roster apply --owner NAME, or NAME/..., notes what is the owner's.
+	"$etcdctl" role grant-permission "$name" readwrite "$owners$team" >/dev/null
+	below "$name" readwrite "$owners$team/"
 	echo "role: $name"
 	;;
 *)
