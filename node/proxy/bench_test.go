@@ -2,12 +2,18 @@ package proxy
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"roster/node/tracing"
 )
 
 // loop is an origin that answers every head, and a client, that allocate nothing.
@@ -124,6 +130,48 @@ func BenchmarkLoopback(b *testing.B) {
 				b.ReportMetric(float64(cpu()-before)/float64(b.N)/1e3, "cpu-us/op")
 			})
 		}
+	}
+}
+
+// BenchmarkTracing is BenchmarkLoopback's proxy, with and without a part in traces. The
+// collector takes what comes and reads none of it.
+func BenchmarkTracing(b *testing.B) {
+	ln := benchOrigin(b, answerOf(1<<10))
+	collector := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) }))
+	b.Cleanup(collector.Close)
+	for _, row := range []struct {
+		name   string
+		config tracing.Config
+	}{
+		{"off", tracing.Config{}},
+		{"on", tracing.Config{On: true, Sample: 0.01}},
+		{"export/sample=0.01", tracing.Config{Endpoint: collector.URL, Sample: 0.01}},
+		{"export/sample=1", tracing.Config{Endpoint: collector.URL, Sample: 1}},
+	} {
+		b.Run("tracing="+row.name, func(b *testing.B) {
+			var c Config
+			if row.config.Enabled() {
+				var err error
+				if c.Tracing, err = tracing.New(row.config); err != nil {
+					b.Fatal(err)
+				}
+				var done sync.WaitGroup
+				ctx, cancel := context.WithCancel(context.Background())
+				done.Go(func() { c.Tracing.Run(ctx) })
+				defer done.Wait()
+				defer cancel()
+			}
+			r := newRig(b, c, definitions{"backends/a": `{"host": "` + ln.Addr().String() + `"}`})
+			client, request := newBenchClient(b, r.addr), []byte(browserGet)
+			b.ReportAllocs()
+			before := cpu()
+			for b.Loop() {
+				if err := client.do(request, 1<<10); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(cpu()-before)/float64(b.N)/1e3, "cpu-us/op")
+		})
 	}
 }
 
