@@ -2,6 +2,7 @@ package exchange
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"roster/message"
@@ -97,8 +98,9 @@ type Exchange struct {
 	nominated   nominated
 }
 
-// Begin starts an exchange with the head of a request. in must stay as it is
-// until the first byte of the answer or BodyGone.
+// Begin starts an exchange with the head of a request, of which it takes what a peer
+// that is not trusted says about hops before it. in must stay as it is until the first
+// byte of the answer or BodyGone.
 func (x *Exchange) Begin(p *Policy, peer *Peer, in *message.Request) Step {
 	x.reset(p, peer)
 	x.in = in
@@ -169,7 +171,7 @@ func (x *Exchange) check() Step {
 		return x.Failed(Failure{Kind: BadRequest, Text: "the request names no host"})
 	}
 	minRevision := x.policy.config.MinRevisionWait > 0
-	tiers := 0
+	tiers, claims := 0, false
 	for i := range in.Fields {
 		f := &in.Fields[i]
 		switch f.ID {
@@ -195,15 +197,31 @@ func (x *Exchange) check() Step {
 				return x.Failed(Failure{Kind: BadRequest, Text: "X-Min-Revision is no revision"})
 			}
 			x.revision = max(x.revision, n)
+		default:
+			claims = claims || forwarding(f.ID)
 		}
 	}
 	if step, done := x.lastHop(); done {
 		return step
 	}
+	if claims && !x.peer.trusted {
+		// No backend gets them, and no route may be chosen by them: whoever is not
+		// trusted could claim to have come by TLS.
+		in.Fields = slices.DeleteFunc(in.Fields, func(f message.Field) bool { return forwarding(f.ID) })
+	}
 	if x.revision > 0 {
 		return Revision
 	}
 	return Route
+}
+
+// forwarding says whether a field is about the hops before this proxy.
+func forwarding(id message.ID) bool {
+	switch id {
+	case message.Forwarded, message.XForwardedFor, message.XForwardedProto, message.XForwardedHost, message.XForwardedPort, message.XForwardedOther:
+		return true
+	}
+	return false
 }
 
 // lastHop answers TRACE and OPTIONS that may go no further (RFC 9110 7.6.2).

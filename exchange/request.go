@@ -66,10 +66,7 @@ func (x *Exchange) build() {
 		case message.Forwarded:
 			forwarded = true
 			continue
-		case message.XForwardedProto, message.XForwardedHost, message.XForwardedPort, message.XForwardedOther:
-			if !trusted {
-				continue
-			}
+		case message.XForwardedProto, message.XForwardedHost: // a trusted peer's, see check
 			proto = proto || f.ID == message.XForwardedProto
 			host = host || f.ID == message.XForwardedHost
 		}

@@ -707,6 +707,32 @@ func TestForwardedFields(t *testing.T) {
 		"\r\nX-Request-Id: mine\r\n", "\r\nVia: 1.0 other\r\n", "\r\nVia: 1.1 roster (")
 }
 
+// Whoever is not trusted could claim to have come by TLS, or from inside.
+func TestNoRouteIsChosenByWhatAStrangerForwards(t *testing.T) {
+	t.Parallel()
+	for _, trusted := range []bool{false, true} {
+		var c exchange.Config
+		if trusted {
+			c.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+		}
+		o := newOrigin(t)
+		r := newRig(t, Config{Exchange: c}, definitions{
+			"backends/a":    o.backend(),
+			"routes/secure": `{"match": {"header": {"x-forwarded-proto": "https"}}, "priority": 1, "respond": {"status": 201}}`,
+			"routes/inside": `{"when": "'x-forwarded-for' in req.header || req.header.forwarded != ''", "respond": {"status": 202}}`,
+		})
+		for i, field := range []string{"X-Forwarded-Proto: https", "X-Forwarded-For: 10.0.0.1", "Forwarded: for=10.0.0.1"} {
+			conn := r.dial()
+			conn.send("GET / HTTP/1.1\r\nHost: h\r\n" + field + "\r\n\r\n")
+			if !trusted {
+				o.accept().head() // no route took it
+				continue
+			}
+			contains(t, field+" of a trusted proxy", conn.head(), []string{" 201 ", " 202 ", " 202 "}[i])
+		}
+	}
+}
+
 func TestLongBodies(t *testing.T) {
 	t.Parallel()
 	const size = 20 << 20
