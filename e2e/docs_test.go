@@ -18,8 +18,8 @@ import (
 	"roster/e2e/harness"
 )
 
-// Every block of commands in README.md and docs/ is run by a test: those of the pages in
-// ownTests by a test of their own, all others here, as somebody types them who reads the page
+// Every block of commands in README.md and docs/ is run by a test: the README's first by
+// TestReadme, those of the pages in ownTests by a test of their own, all others here, as somebody types them who reads the page
 // from its top: by one bash in an empty folder, with roster and etcdctl in PATH, and free
 // ports in place of those written. What a page says about its blocks is in comments, which
 // readers do not see:
@@ -40,10 +40,10 @@ import (
 
 // ownTests are the pages whose commands other tests run, and these tests.
 var ownTests = map[string]string{
-	"README.md":          "TestReadme",
 	"docs/ADMIN.md":      "TestAdminPage",
 	"docs/FLEET.md":      "TestFleetPage",
 	"docs/ETCD-ROLES.md": "TestRoles",
+	"docs/COMPOSE.md":    "TestCompose",
 }
 
 // shownPorts are the ports on the pages, in whose place free ones are taken.
@@ -143,6 +143,13 @@ func TestDocs(t *testing.T) {
 		if err != nil {
 			t.Errorf("%s: %v", page, err)
 			continue
+		}
+		if page == "README.md" {
+			for first := 0; first < readmeBlocks && len(blocks) > 0; blocks = blocks[1:] {
+				if blocks[0].kind == "sh" {
+					first++
+				}
+			}
 		}
 		run := false
 		for i, b := range blocks {
@@ -309,9 +316,13 @@ func (s *docShell) checkLogs() {
 // folders are those that pages write about, in whose place some in the test's folder are taken.
 var folders = regexp.MustCompile(`/etc/(roster|varnish)/`)
 
+// etcds are those of the fleets on the pages.
+var etcds = regexp.MustCompile(`10\.0\.0\.\d+:2379`)
+
 // elsewhere is a text with the ports and folders taken in place of those written.
 func (s *docShell) elsewhere(text string) string {
 	text = folders.ReplaceAllString(text, s.dir+"$0")
+	text = etcds.ReplaceAllString(text, "127.0.0.1:2379")
 	return shownPorts.ReplaceAllStringFunc(text, func(port string) string {
 		if number, found := strings.CutPrefix(port, ":"); found {
 			return ":" + s.ports[number]

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -208,7 +209,12 @@ func (w *explanation) backend(b *admin.Backend) {
 		health += ": " + cut(b.Health.Reason)
 	}
 	w.line("\nbackend %s is %s", b.Name, health)
-	w.line("  %s", cut(string(b.Definition)))
+	// An answer in JSON may have it in several lines.
+	var definition bytes.Buffer
+	if json.Compact(&definition, b.Definition) != nil {
+		definition.Write(b.Definition)
+	}
+	w.line("  %s", cut(definition.String()))
 }
 
 func (w *explanation) result(e *admin.Explanation) {

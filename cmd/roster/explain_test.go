@@ -93,7 +93,7 @@ func TestExplainForPeople(t *testing.T) {
 				{Name: "java-2", State: "ejected", Left: 12.4, Weight: 1},
 				{Name: "java-10", State: "sick", Weight: 1},
 			}}},
-		Backend: &admin.Backend{Name: "java-1", Definition: json.RawMessage(`{"host":"10.0.0.7","port":8080}`),
+		Backend: &admin.Backend{Name: "java-1", Definition: json.RawMessage("{\n  \"host\": \"10.0.0.7\",\n  \"port\": 8080\n}"),
 			Health: admin.Health{State: "healthy", Admin: "auto", Probe: &admin.Verdict{Good: 8, Window: 8, Threshold: 3}}},
 		Sent: &admin.ExplainSent{Method: "GET", Target: "/%78", Host: "www.foo.com", Retries: 1,
 			Fields:   []admin.ExplainField{{Name: "Accept", Value: "*/*"}, {Name: "X-Long", Value: strings.Repeat("long ", 50) + "\x1b[31m"}, {Name: "X-Odd", Value: "a\x1b[31mb"}},

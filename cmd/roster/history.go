@@ -104,7 +104,7 @@ func historyCommand(s streams) *cobra.Command {
 or of all, the newest first: with their revisions, and the lease that a value is under.
 
 etcd keeps the values of earlier revisions until they are compacted: for as long as its
---auto-compaction-retention says; the etcd of roster node keeps an hour. What is older is
+--auto-compaction-retention says; the etcd of roster node keeps the newest 100,000. What is older is
 gone. The line "is" then has what the oldest revision that there is finds. Who made a
 change etcd does not know. A private key is never shown.
 
