@@ -46,13 +46,16 @@ var ownTests = map[string]string{
 	"docs/COMPOSE.md":    "TestCompose",
 }
 
+// benchmarks are commands that take long, and a machine of their own.
+var benchmarks = regexp.MustCompile(` -bench |bench-peers|\./bench/`)
+
 // shownPorts are the ports on the pages, in whose place free ones are taken.
 var shownPorts = regexp.MustCompile(`\b(8080|8081|8082|6082|6083|6084|2379|2380|9001|9002|9003|9004)\b|:(80|443)\b`)
 
 // A block of a page.
 type docBlock struct {
 	line int
-	kind string // what follows the fence, or "setup"
+	kind string // what follows the fence, or "setup", "needs", "indented"
 	mark string // the comment before it, without "test:"
 	text string
 }
@@ -99,6 +102,13 @@ func docBlocks(page string) ([]docBlock, error) {
 			}
 			blocks = append(blocks, docBlock{begin, kind, mark, text})
 			mark = ""
+		case strings.HasPrefix(lines[i], "    ") && i > 0 && lines[i-1] == "":
+			for i++; i < len(lines) && strings.HasPrefix(lines[i], "    "); i++ {
+			}
+			text := strings.ReplaceAll("\n"+strings.Join(lines[begin-1:i], "\n"), "\n    ", "\n")
+			blocks = append(blocks, docBlock{begin, "indented", mark, text[1:]})
+			mark = ""
+			i--
 		case lines[i] != "" && mark != "":
 			return nil, fmt.Errorf("line %d: want the block that the comment %q is about", begin, mark)
 		}
@@ -158,6 +168,8 @@ func TestDocs(t *testing.T) {
 			switch {
 			case skipped && reason != "":
 				t.Logf("%s is not run: %s", where, reason)
+			case b.kind == "indented" && benchmarks.MatchString(b.text):
+				t.Logf("%s is not run: benchmarks take long, and a machine of their own", where)
 			case b.kind == "sh" || b.kind == "setup":
 				run = true
 			case b.kind == "text" && (i == 0 || blocks[i-1].kind != "sh"):
@@ -495,6 +507,10 @@ func TestBlocksOfAPage(t *testing.T) {
 	got, err := docBlocks("x\n\n<!-- test: setup\ntrue\n-->\n\n<!-- test: exit 3 -->\n\n```sh\nfalse\n```\n\n```text\n```\n")
 	want := []docBlock{{3, "setup", "", "true\n"}, {9, "sh", "exit 3", "false\n"}, {13, "text", "", ""}}
 	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("%+v, %v, want %+v", got, err, want)
+	}
+	got, err = docBlocks("x\n\n    roster node\n    roster status\n\n- a\n    b\n")
+	if want := []docBlock{{3, "indented", "", "roster node\nroster status"}}; err != nil || !slices.Equal(got, want) {
 		t.Errorf("%+v, %v, want %+v", got, err, want)
 	}
 	for _, page := range []string{"```sh\nfalse\n", "<!-- test: setup\n", "<!-- test: exit 3\n-->\n", "<!-- test: exit 3 -->\ntext\n"} {
