@@ -188,6 +188,43 @@ func TestDocs(t *testing.T) {
 	}
 }
 
+var links = regexp.MustCompile(`\]\(([^)#:]+)(#[^)]*)?\)`)
+
+// The index has every page, and no link leads to a file that is not there.
+func TestPagesAreLinked(t *testing.T) {
+	t.Parallel()
+	root := harness.Root(t)
+	indexed := map[string]bool{"docs/README.md": true}
+	var pages []string
+	for _, pattern := range []string{"*.md", "docs/*.md", "docs/*/*.md"} {
+		found, err := fs.Glob(os.DirFS(root), pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pages = append(pages, found...)
+	}
+	for _, page := range pages {
+		text, err := os.ReadFile(filepath.Join(root, page))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, link := range links.FindAllStringSubmatch(string(text), -1) {
+			target := filepath.ToSlash(filepath.Join(filepath.Dir(page), link[1]))
+			if _, err := os.Stat(filepath.Join(root, target)); err != nil {
+				t.Errorf("%s links to %s, which is not there", page, link[1])
+			}
+			if page == "docs/README.md" {
+				indexed[target] = true
+			}
+		}
+	}
+	for _, page := range pages {
+		if strings.HasPrefix(page, "docs/") && !indexed[page] {
+			t.Errorf("docs/README.md does not list %s", page)
+		}
+	}
+}
+
 // isTest reports whether a test of that name is in e2e or cmd/roster.
 func isTest(t *testing.T, root, name string) bool {
 	t.Helper()
