@@ -357,11 +357,17 @@ func explain(issues *cel.Issues, tree *ast.AST) Errors {
 				name = strings.Trim(m[1], "_")
 			}
 			msg = fmt.Sprintf("%s does not go with %s", name, clip(m[2]))
+			if name == "healthy" {
+				msg = "backend.healthy takes a name, a string"
+			}
 		} else if m := mistyped.FindStringSubmatch(msg); m != nil {
 			msg = fmt.Sprintf("it is of type %s, want %s", clip(m[2]), m[1])
 		} else if rest, ok := strings.CutPrefix(msg, "Syntax error: "); ok {
 			rest, _, _ = strings.Cut(rest, " expecting {") // every token there is
 			msg = "not CEL: " + clip(strings.ReplaceAll(rest, "'<EOF>'", "the end"))
+			if strings.Contains(rest, "~'") { // VCL's and nginx's operator
+				msg += "; a regular expression is text.matches('...')"
+			}
 		}
 		// What has no place in it, such as a limit, is at its beginning.
 		errs = append(errs, &Error{max(e.Location.Line(), 1), max(e.Location.Column()+1, 1), msg})

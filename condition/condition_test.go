@@ -108,7 +108,9 @@ func TestCompileErrors(t *testing.T) {
 		"'" + strings.Repeat("a", 5_000) + "' == ''": "column 1: the condition is 5008 bytes long, want at most 4096",
 		"'\xff' == ''":                               "column 1: the condition holds invalid UTF-8",
 		`dyn(req.path)`:                              "column 1: the condition is of type dyn, want bool",
-		`backend.healthy(1)`:                         "column 16: healthy does not go with backend.(int)",
+		`backend.healthy(1)`:                         "column 16: backend.healthy takes a name, a string",
+		`req.path =~ "x"`:                            "column 10: not CEL: token recognition error at: '=~'; a regular expression is text.matches('...'); column 13: not CEL: extraneous input '\"x\"' expecting <EOF>",
+		`req.path ~ "x"`:                             "column 10: not CEL: token recognition error at: '~'; a regular expression is text.matches('...'); column 12: not CEL: extraneous input '\"x\"' expecting <EOF>",
 	} {
 		_, err := condition.Compile(text)
 		got := ""

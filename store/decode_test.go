@@ -356,13 +356,13 @@ func TestDecodeBad(t *testing.T) {
 		{store.Directors, `{}`, []string{"type: is missing, want round_robin, fallback, random, hash, shard, least_connections or p2c"}},
 		{store.Directors, `{"type":"rr","sticky":true}`, []string{`type: is "rr", want "round_robin", "fallback", "random", "hash", "shard", "least_connections" or "p2c"`}},
 		{store.Directors, `{"type":"random","sticky":true,"by":"url","rampup":"1s","backends":[{"name":"a","rampup":"1s"}]}`, []string{
-			`sticky: does not go with the type "random", only with ["fallback"]`,
-			`by: does not go with the type "random", only with ["hash" "shard"]`,
-			`rampup: does not go with the type "random", only with ["shard"]`,
+			`sticky: does not go with the type "random", only with "fallback"`,
+			`by: does not go with the type "random", only with "hash" or "shard"`,
+			`rampup: does not go with the type "random", only with "shard"`,
 			`backends[0].rampup: does not go with the type "random", only with "shard"`,
 		}},
 		{store.Directors, `{"type":"shard","slow_start":"1s","backends":["a",{"name":"b","weight":0.5}]}`, []string{
-			`slow_start: does not go with the type "shard", only with ["round_robin" "random" "least_connections" "p2c"]`,
+			`slow_start: does not go with the type "shard", only with "round_robin", "random", "least_connections" or "p2c"`,
 			"backends[1].weight: is 0.5, want 1 or more in a shard director",
 		}},
 		{store.Directors, `{"type":"random","backends":["a",7,{"weight":-1},{"name":"b","wieght":1},"x y"]}`, []string{
@@ -398,7 +398,7 @@ func TestDecodeBad(t *testing.T) {
 			"when: line 2, column 19: it is of type string, want bool",
 		}},
 		{store.Routes, `{"backend":"a","match":{"host":"*","path":"java","path_regex":"(","method":"get","header":{"a b":"1"},"client":"10.0.0.1/8"}}`, []string{
-			`match.host: "*" has '*' in it, want an address or a domain name`,
+			`match.host: is "*", want a host such as "foo.com", or "*.foo.com" for all below it`,
 			`match.path: is "java", want a path that begins with "/"`,
 			"match.path_regex: is \"(\", want a regular expression (RE2): error parsing regexp: missing closing ): `(`",
 			`match.method: is "get", want "GET": methods are case-sensitive`,

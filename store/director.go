@@ -230,7 +230,7 @@ func readDirector(d *decoder, v *Director) {
 	if v.Type != "" {
 		for _, rule := range goesWith {
 			if g.has(rule.field) && !slices.Contains(rule.types, v.Type) {
-				d.failAt(rule.field, "does not go with the type %q, only with %q", v.Type, rule.types)
+				d.failAt(rule.field, "does not go with the type %q, only with %s", v.Type, anyQuoted(rule.types))
 			}
 		}
 		for i := range v.Members {

@@ -242,6 +242,9 @@ func checkHostField(s string) error {
 // domain for what is below it. It is kept in lower case, without a port.
 func matchHost(s string) (string, error) {
 	under, wild := strings.CutPrefix(s, "*.")
+	if strings.Contains(under, "*") || strings.Contains(under, "/") { // a pattern or a URL
+		return "", fmt.Errorf("is %s, want a host such as \"foo.com\", or \"*.foo.com\" for all below it", quote(s))
+	}
 	host, _, err := splitHost(under)
 	if err != nil {
 		return "", err

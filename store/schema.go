@@ -3,6 +3,7 @@ package store
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -249,13 +250,22 @@ func (d *decoder) right(err error) bool {
 	return err == nil
 }
 
-// choice is one of a few strings.
-func choice[T any, S ~string](name string, at func(*T) *S, is S, options ...S) field[T] {
+// anyQuoted is "a", "b" or "c": what would be right.
+func anyQuoted[S ~string](options []S) string {
 	want := make([]string, len(options))
 	for i, o := range options {
-		want[i] = fmt.Sprintf("%q", string(o))
+		want[i] = strconv.Quote(string(o))
 	}
-	oneOf := strings.Join(want[:len(want)-1], ", ") + " or " + want[len(want)-1]
+	last := len(want) - 1
+	if last == 0 {
+		return want[0]
+	}
+	return strings.Join(want[:last], ", ") + " or " + want[last]
+}
+
+// choice is one of a few strings.
+func choice[T any, S ~string](name string, at func(*T) *S, is S, options ...S) field[T] {
+	oneOf := anyQuoted(options)
 	return field[T]{
 		name: name,
 		init: func(v *T) { *at(v) = is },

@@ -163,8 +163,8 @@ func (h *Health) why() string {
 		return why
 	case h.Reason != "":
 		return oneLine(h.Reason)
-	case p == nil:
-		return ""
+	case p == nil: // without a check a backend is healthy, unless there is nothing to check
+		return "it is none, which always fails"
 	case p.Probes == 0 && p.Carried:
 		return "it was so before its check changed, which has no answer yet"
 	case p.Probes == 0:

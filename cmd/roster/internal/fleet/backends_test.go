@@ -101,6 +101,19 @@ func TestStatusNamesTheSickAndWhy(t *testing.T) {
 	}
 }
 
+func TestStatusSaysWhyNoneIsSick(t *testing.T) {
+	t.Parallel()
+	var f fleet.Fleet
+	f.Ask(t.Context(), []string{node(t, fine, `{"name": "nobody", "definition": {"none": true}, "health": {"state": "sick", "admin": "auto", "since": "2026-11-21T09:10:00Z", "probe": null}}`)}, time.Minute, false)
+	var out strings.Builder
+	if err := f.Write(&out); err != nil {
+		t.Fatal(err)
+	}
+	if want := "sick on a: nobody since Sat, 21 Nov 2026 09:10:00 GMT: it is none, which always fails\n"; !strings.Contains(out.String(), want) {
+		t.Errorf("status is\n%s\nwant in it %s", out.String(), want)
+	}
+}
+
 func TestStatusIsBounded(t *testing.T) {
 	t.Parallel()
 	var items []string
