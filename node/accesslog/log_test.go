@@ -248,7 +248,8 @@ func TestFailedWritesAreCountedAndLoggedOnceASecond(t *testing.T) {
 		s := sink{err: full}
 		l, logged := newLog(t, Config{}, &s)
 		stop := run(l)
-		for i := range 25 { // in 2.5 s
+		time.Sleep(50 * time.Millisecond) // between two writes
+		for i := range 25 {               // in 2.5 s
 			l.Record(numbered(1, i))
 			time.Sleep(100 * time.Millisecond)
 		}
