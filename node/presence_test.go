@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"sync/atomic"
 	"testing"
 
 	"roster/store"
@@ -159,4 +160,69 @@ func TestPresenceIsBounded(t *testing.T) {
 		p := presences(t, etcd)["n"]
 		return p != nil && len(p.Leaving) == maxLeaving && p.MoreLeaving == 5 && len(p.Rejected) == maxRejected && p.MoreRejected == 5
 	})
+}
+
+// What a request goes by is the table of when it came. A try that fails long after may not
+// lead it to a backend that the fleet was told is quiet.
+func TestARetryDoesNotReachABackendThatIsQuiet(t *testing.T) {
+	t.Parallel()
+	for _, deleted := range []bool{false, true} {
+		t.Run(fmt.Sprintf("deleted=%v", deleted), func(t *testing.T) {
+			t.Parallel()
+			etcd := storetest.Etcd(t)
+			asked, release := make(chan struct{}), make(chan struct{})
+			slow := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+				close(asked)
+				<-release
+				panic(http.ErrAbortHandler)
+			}))
+			t.Cleanup(slow.Close)
+			var reached atomic.Int64
+			quiet := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { reached.Add(1) }))
+			t.Cleanup(quiet.Close)
+			if _, err := etcd.Store().Apply(t.Context(), []store.Op{
+				{Key: store.Key{Kind: store.Backends, Name: "a"}, Value: []byte(definitionOf(slow))},
+				{Key: store.Key{Kind: store.Backends, Name: "b"}, Value: []byte(definitionOf(quiet))},
+				{Key: store.Key{Kind: store.Directors, Name: "www"}, Value: []byte(`{"type":"fallback","backends":["a","b"]}`)},
+				{Key: store.Key{Kind: store.Routes, Name: "all"}, Value: []byte(`{"backend":"www","retries":2}`)},
+			}); err != nil {
+				t.Fatal(err)
+			}
+			n := run(t, etcd, named("n"))
+			answered := make(chan int, 1)
+			go func() {
+				resp, err := http.Get(n.url)
+				if err != nil {
+					t.Error(err)
+					answered <- 0
+					return
+				}
+				resp.Body.Close()
+				answered <- resp.StatusCode
+			}()
+			<-asked
+			var err error
+			if deleted {
+				_, err = etcd.Client().Delete(t.Context(), "/roster/backends/b")
+			} else {
+				_, err = etcd.Client().Put(t.Context(), "/roster/health/b", "drain")
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			seen := false
+			until(t, "b to be quiet", func() bool {
+				p := presences(t, etcd)["n"]
+				seen = seen || len(p.Leaving) == 1 && p.Leaving[0].Name == "b"
+				if deleted {
+					return seen && len(p.Leaving) == 0
+				}
+				return seen && p.Leaving[0].Quiet()
+			})
+			close(release)
+			if status := <-answered; status < 500 || reached.Load() != 0 {
+				t.Errorf("answered %d, and the backend that is quiet got %d requests", status, reached.Load())
+			}
+		})
+	}
 }

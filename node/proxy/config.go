@@ -17,8 +17,8 @@ import (
 
 // Config is what a Proxy needs. Table is required.
 type Config struct {
-	// Table returns the newest table. It is called once per request, and the
-	// request knows no other.
+	// Table returns the newest table. A request goes by the one that there is when it is
+	// routed, but that no try reaches a backend which was drained or deleted since.
 	Table func() *table.Table
 	// Start is the zero of the tables' clock, see table.Applier.Start. Zero means the
 	// time of New.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"time"
 
+	"roster/balancer"
 	"roster/exchange"
 	"roster/http1"
 	"roster/http2"
@@ -255,10 +256,24 @@ func (c *client) notRouted(err error) exchange.Failure {
 	return exchange.BadCondition
 }
 
-// pick asks the table for a backend.
+// mostPassedOver is how many backends one pick may pass over.
+const mostPassedOver = 16
+
+// pick asks the table for a backend. A try may come long after the request: whoever was
+// drained or deleted since then is passed over, as the fleet may have been told that
+// nothing comes to it any more.
 func (c *client) pick() exchange.Step {
 	c.release()
 	b, err := c.table.Pick(c.ref, &c.ask)
+	if newest := c.p.config.Table(); newest != c.table {
+		for passed := 0; err == nil && !newest.Takes(b); passed++ {
+			if passed == mostPassedOver {
+				err = balancer.ErrNoBackend
+				break
+			}
+			b, err = c.table.Pick(c.ref, &c.ask)
+		}
+	}
 	if err != nil {
 		return c.x.Failed(exchange.Failure{Kind: exchange.NoBackend})
 	}

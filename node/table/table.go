@@ -56,7 +56,7 @@ type Override struct {
 	CreateRevision, ModRevision int64
 }
 
-// refused says whether the operator wants no new requests at a director.
+// refused says whether the operator wants no new requests at the name.
 func (s *Slot) refused() bool {
 	return s.Override != nil && (s.Override.Def.State == store.Sick || s.Override.Def.State == store.Drain)
 }
@@ -85,6 +85,13 @@ func (s *Slot) Available() bool {
 		}
 	}
 	return b.Probe == nil || b.Probe.Healthy()
+}
+
+// Takes says whether a backend that an older table has chosen may get the request yet: it
+// is still there, and no operator wants it to get none.
+func (t *Table) Takes(b *Backend) bool {
+	s := t.Lookup(b.Name)
+	return s != nil && s.Backend != nil && s.Backend.Runtime == b.Runtime && !s.refused()
 }
 
 // Table is everything a node serves by, at one revision.
