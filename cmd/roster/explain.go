@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net"
 	"net/http"
 	"net/url"
 	"slices"
@@ -104,14 +105,21 @@ func writeExplanation(out io.Writer, e *admin.Explanation) error {
 	w := &explanation{tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)}
 	w.line("%s %s from %s, at revision %d", e.Request.Method, cut(e.Request.URL), e.Request.Client, e.Revision)
 	if e.Request.Path != "" && !strings.HasSuffix(e.Request.URL, e.Request.Path) {
-		w.line("routes see the host %s and the path %s", e.Request.Host, cut(e.Request.Path))
+		host := e.Request.Host
+		if name, _, err := net.SplitHostPort(host); err == nil {
+			host = name // routes do not see the port
+		}
+		w.line("routes see the host %s and the path %s", host, cut(e.Request.Path))
 	}
 	w.routes(e)
 	for i := range e.Choices {
 		w.director(&e.Choices[i])
 	}
-	if b := e.Backend; b != nil {
-		w.backend(b)
+	switch {
+	case e.Backend != nil:
+		w.backend(e.Backend)
+	case e.Target != "" && len(e.Choices) == 0:
+		w.line("\nno backend or director is named %s", e.Target)
 	}
 	w.result(e)
 	return w.Flush()
@@ -128,12 +136,14 @@ func (w *explanation) line(format string, args ...any) {
 
 func (w *explanation) routes(e *admin.Explanation) {
 	w.line("")
-	if e.Route == nil {
-		to := "and there is no backend"
-		if e.Target != "" {
-			to = "so the request goes to " + e.Target
-		}
-		w.line("no route matches, %s", to)
+	switch {
+	case e.Route != nil:
+	case e.Target != "":
+		w.line("no route matches, so the request goes to %s", e.Target)
+	case e.Answer != nil && e.Answer.Status == http.StatusBadRequest:
+		w.line("the request is not valid, so no route is asked")
+	default:
+		w.line("no route matches, and there is no backend")
 	}
 	for _, r := range e.Routes {
 		verdict := "matches, not needed"
@@ -167,6 +177,9 @@ func (w *explanation) director(c *admin.ExplainChoice) {
 	var states []string
 	for _, state := range slices.Sorted(maps.Keys(c.States)) {
 		states = append(states, fmt.Sprintf("%d %s", c.States[state], state))
+	}
+	if len(states) == 0 {
+		states = []string{"it has no members"}
 	}
 	w.line("\ndirector %s, %s: %s (%s)", c.Name, c.Type, c.Why, strings.Join(states, ", "))
 	shown := 0
@@ -207,6 +220,9 @@ func (w *explanation) backend(b *admin.Backend) {
 	}
 	if b.Health.Reason != "" {
 		health += ": " + cut(b.Health.Reason)
+	}
+	if b.Health.State != "healthy" && b.Health.Probe == nil && b.Health.Admin == "auto" && b.Health.Reason == "" {
+		health += ": it is none, which always fails"
 	}
 	w.line("\nbackend %s is %s", b.Name, health)
 	// An answer in JSON may have it in several lines.

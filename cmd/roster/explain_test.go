@@ -117,8 +117,26 @@ func TestExplainForPeople(t *testing.T) {
 		Route:   &admin.Definition{Name: "gone"},
 		Answer:  &admin.ExplainAnswer{Status: 410, Body: "bye"},
 	}
+	noBackend := &admin.ExplainAnswer{Status: 503, Error: "no_backend"}
+	dangling := admin.Explanation{
+		Request: admin.ExplainRequest{Method: "GET", URL: "http://x:8080/%61", Host: "x:8080", Path: "/a", Client: "127.0.0.1"},
+		Routes:  []admin.ExplainRoute{{Name: "a", Considered: true, Taken: true, Matches: true}},
+		Route:   &admin.Definition{Name: "a"}, Target: "ghost", Answer: noBackend,
+	}
+	empty := admin.Explanation{
+		Request: admin.ExplainRequest{Method: "GET", URL: "http://x/", Host: "x", Path: "/", Client: "127.0.0.1"},
+		Target:  "default", Choices: []admin.ExplainChoice{{Name: "default", Type: "random", Why: "no member may be chosen"}}, Answer: noBackend,
+	}
+	none := admin.Explanation{
+		Request: empty.Request, Target: "default", Answer: noBackend,
+		Backend: &admin.Backend{Name: "default", Definition: json.RawMessage(`{"none":true}`), Health: admin.Health{State: "sick", Admin: "auto"}},
+	}
+	odd := admin.Explanation{
+		Request: admin.ExplainRequest{Method: "GET", URL: "http://x/..", Host: "x", Client: "127.0.0.1"},
+		Answer:  &admin.ExplainAnswer{Status: 400, Error: "bad_request"},
+	}
 	var b strings.Builder
-	for _, e := range []admin.Explanation{sent, many, own} {
+	for _, e := range []admin.Explanation{sent, many, own, dangling, empty, none, odd} {
 		if err := writeExplanation(&b, &e); err != nil {
 			t.Fatal(err)
 		}

@@ -460,6 +460,28 @@ func TestAllEjectedInPanicAreUsed(t *testing.T) {
 }
 
 // Explaining is not asking: the turn stays whose it is.
+// Below a director that is too deep for who asks there are members who would be
+// available to others; nobody has a share all the same, at any depth.
+func TestExplainPickOfNobodyHasNoShares(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	tab := f.put("backends/a", host(1), "directors/d9", `{"type":"random","backends":["a"]}`)
+	for i := 8; i > 0; i-- {
+		tab = f.put(fmt.Sprintf("directors/d%d", i), fmt.Sprintf(`{"type":"fallback","backends":["d%d"]}`, i+1))
+	}
+	var a Ask
+	a.Begin(&message.Request{Target: []byte("/x")}, noClient, tab.views.now())
+	choices, _, err := tab.ExplainPick(ref(t, tab, "d1"), &a)
+	if err == nil || len(choices) != 8 {
+		t.Fatalf("%d choices, error %v, want 8 directors that have nobody", len(choices), err)
+	}
+	for _, c := range choices {
+		if m := c.Members[0]; m.Share != 0 || m.Chosen {
+			t.Errorf("%s gives %+v, want no share", c.Director, m)
+		}
+	}
+}
+
 func TestExplainPickMovesNothing(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

@@ -153,6 +153,9 @@ func (w *walk) choice(d *Director, chosen int, why string) Choice {
 	for i := range d.Members {
 		m := &d.Members[i]
 		c.Members[i] = MemberState{Name: m.Name, State: w.state(d, i), Weight: m.Weight, Share: shares[i], Chosen: i == chosen}
+		if chosen < 0 { // the view does not know who asks, nor how deep it is
+			c.Members[i].Share = 0
+		}
 		if c.Members[i].State == StateEjected {
 			c.Members[i].Left = m.Seat.Until() - w.now
 		}
