@@ -255,7 +255,8 @@ func TestEjectionsEndWithTheDefinition(t *testing.T) {
 	}
 	without := *def
 	without.Outlier = nil
-	if view = state.View(&without, members, h, view, 2); members[0].Seat.Ejected(2) {
+	state.View(&without, members, h, view, 2)
+	if members[0].Seat.Ejected(2) {
 		t.Error("a member is ejected by a director without outlier")
 	}
 }

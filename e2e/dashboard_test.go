@@ -157,12 +157,6 @@ func (p *tab) names(table string) []string {
 	return eval[[]string](p, "[...document.querySelectorAll('#"+table+" tbody tr')].map((r) => r.dataset.key)")
 }
 
-// row is the text of a row.
-func (p *tab) row(table, key string) string {
-	p.t.Helper()
-	return p.text("#" + table + " tr[data-key=" + quoted(key) + "]")
-}
-
 // shoot keeps a picture of the page for people, in a folder that git ignores.
 func (p *tab) shoot(name string) {
 	p.t.Helper()

@@ -44,7 +44,7 @@ func (s *Store) within(r Range) (from, end string) {
 	case r.Name == "" || strings.HasSuffix(r.Name, "/"):
 		from = s.prefix + string(r.Kind) + "/" + r.Name
 	default:
-		return s.path(Key{r.Kind, r.Name}), ""
+		return s.path(Key(r)), ""
 	}
 	return from, clientv3.GetPrefixRangeEnd(from)
 }
@@ -55,7 +55,7 @@ func (s *Store) Read(ctx context.Context, r Range, rev int64) ([]Entry, int64, e
 	if _, end := s.within(r); end != "" {
 		return s.List(ctx, r.Kind, r.Name, rev)
 	}
-	e, at, err := s.Get(ctx, Key{r.Kind, r.Name}, rev)
+	e, at, err := s.Get(ctx, Key(r), rev)
 	if rev != 0 {
 		at = rev
 	}

@@ -68,7 +68,7 @@ func TestFleetCommands(t *testing.T) {
 	a := member(t, s, "a", store.Presence{Revision: 7, Listen: []string{":80"}, Version: "v1", Ready: true}, time.Hour) // revision 8
 	step("apply -f testdata/fleet.yaml --wait", exitDone, "0 created, 0 changed, 2 unchanged, at revision 8\na: done after 0 ms\napplied by all members, 1, after 0 ms\n", "")
 	step("put health web-1 auto --wait --wait-timeout 200ms", exitWaiting, "put health/web-1 at revision 9\n",
-		"roster: not done after 200ms: revision 9 is written, and these members are missing:\nroster: a: behind, at revision 7\n")
+		"roster: not done after 200ms: revision 9 is written, but not in effect on all members\nroster: a: behind, at revision 7\n")
 	step("delete health web-2 --wait --wait-timeout 200ms -o json", exitWaiting, `{
   "revision": 10,
   "keys": [
@@ -96,7 +96,7 @@ func TestFleetCommands(t *testing.T) {
 		t.Fatal(err)
 	}
 	step("put health web-1 auto --wait --wait-timeout 200ms", exitWaiting, "put health/web-1 at revision 12\n",
-		"roster: not done after 200ms: revision 12 is written, and these members are missing:\nroster: a: unknown, its presence has ended; roster forget a, once it is sure to be gone\n")
+		"roster: not done after 200ms: revision 12 is written, but not in effect on all members\nroster: a: unknown, its presence has ended; roster forget a, once it is sure to be gone\n")
 	step("drain web-1 --wait --wait-timeout 200ms", exitWaiting, "draining web-1, at revision 13\n", "roster: not done after ...")
 	step("status", exitFailed, "NODE  STATE    VERSION  REVISION  LAG  DIGEST  REJECTED  LISTEN  ADMIN\na     unknown  v1       -         -    -       -         :80     -...", "roster: node a is unknown: ...")
 	step("forget a/i1", exitDone, "forgot a/i1\n", "")

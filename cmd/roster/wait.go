@@ -103,7 +103,7 @@ func (w *waiting) finish(ctx context.Context, s streams, st *store.Store, c chan
 
 // late is the error of a wait that timed out: who is missing.
 func (w *waiting) late(r *fleet.Receipt) error {
-	errs := []error{fmt.Errorf("not done after %v: revision %d is written, and these members are missing:", w.limit, r.Revision)}
+	errs := []error{fmt.Errorf("not done after %v: revision %d is written, but not in effect on all members", w.limit, r.Revision)}
 	for _, n := range r.Missing() {
 		errs = append(errs, errors.New(n.String()))
 	}

@@ -25,11 +25,11 @@ func TestViewsFollowHealth(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(t)
 		f.run()
-		tab := f.put("backends/a", host(1), "backends/b", host(2), "directors/low", `{"type":"random","backends":["a"]}`,
+		f.put("backends/a", host(1), "backends/b", host(2), "directors/low", `{"type":"random","backends":["a"]}`,
 			"directors/d", `{"type":"fallback","backends":["low","b"]}`)
 		var a Ask
 		f.revision++
-		tab = f.Apply(f.change("health/a", "sick"))
+		tab := f.Apply(f.change("health/a", "sick"))
 		if got := request(t, tab, &a, "d"); got != "b" {
 			t.Errorf("at once: a request went to %s, want b", got)
 		}
@@ -58,8 +58,8 @@ func TestSlowStartGoesOnByItself(t *testing.T) {
 		f := newFixture(t)
 		f.run()
 		const director = `{"type":"random","slow_start":"10s","backends":["a","b"]}`
-		tab := f.put("backends/a", host(1), "directors/d", director)
-		tab = f.put("backends/b", host(2))
+		f.put("backends/a", host(1), "directors/d", director)
+		tab := f.put("backends/b", host(2))
 		var last float64
 		for i := range 12 {
 			share := tab.Lookup("d").Director.view.Load().Shares()[1]
