@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/go-multierror"
 
@@ -166,6 +167,9 @@ func (s *Server) guard(open func(*http.Request) bool, next http.Handler) http.Ha
 		h := w.Header()
 		h.Set("Cache-Control", "no-store")
 		h.Set("X-Content-Type-Options", "nosniff")
+		if r.ContentLength != 0 { // the server waits for it, also of who is refused
+			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout)) // there is none in tests
+		}
 		switch {
 		case s.tokens == nil && !s.allowed(r.Host):
 			fail(w, http.StatusMisdirectedRequest, "Host is %q, want a loopback name or one given by --admin-host", r.Host)

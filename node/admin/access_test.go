@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"roster/node/certs/certstest"
 )
@@ -190,6 +192,54 @@ func TestTLSAndTokens(t *testing.T) {
 	cancel()
 	if err := <-ended; err != nil {
 		t.Error(err)
+	}
+}
+
+// pipes is a listener whose connections are in memory.
+type pipes chan net.Conn
+
+func (p pipes) Addr() net.Addr { return &net.TCPAddr{} }
+func (p pipes) Close() error   { return nil }
+
+func (p pipes) Accept() (net.Conn, error) {
+	conn, ok := <-p
+	if !ok {
+		return nil, net.ErrClosed
+	}
+	return conn, nil
+}
+
+// Whoever has no token, and announces a body that never comes, is not waited for, whatever
+// is asked for.
+func TestABodyThatDoesNotComeHoldsNoConnection(t *testing.T) {
+	t.Parallel()
+	for _, head := range []string{
+		"PUT /v1/backends/web-1 HTTP/1.1\r\nContent-Length: 100", "POST / HTTP/1.1\r\nTransfer-Encoding: chunked",
+		"GET /healthz HTTP/1.1\r\nContent-Length: 100",
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newServer(newNode())
+			s.Access.TokenFile = write(t, filepath.Join(t.TempDir(), "tokens"), token1)
+			ctx, cancel := context.WithCancel(t.Context())
+			ln, ended := make(pipes), make(chan error)
+			go func() { ended <- s.Serve(ctx, ln) }()
+			conn, theirs := net.Pipe()
+			ln <- theirs
+			if _, err := conn.Write([]byte(head + "\r\nHost: admin.example\r\n\r\n")); err != nil {
+				t.Fatal(err)
+			}
+			began := time.Now()
+			conn.SetReadDeadline(began.Add(time.Hour))
+			answer, err := io.ReadAll(conn)
+			if took := time.Since(began); err != nil || took > bodyTimeout || !strings.HasPrefix(string(answer), "HTTP/1.1 ") {
+				t.Errorf("%.20s: the connection was there for %v, %v: %q", head, took, err, answer)
+			}
+			cancel()
+			close(ln)
+			if err := <-ended; err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
 

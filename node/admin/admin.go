@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -186,10 +187,20 @@ func pageOf(w http.ResponseWriter, r *http.Request, more ...string) (p page, ok 
 	return p, true
 }
 
-// known refuses parameters that a path does not have: one that is misspelt would do
-// nothing, or, dry_run for one, the contrary. If it is false, it has answered.
+// known refuses parameters that a path does not have, that are there twice, or that cannot
+// be read: one that is left out would do nothing, or, dry_run for one, the contrary. Only
+// header, of /v1/explain, is a list. If it is false, it has answered.
 func known(w http.ResponseWriter, r *http.Request, names ...string) bool {
-	for name := range r.URL.Query() {
+	q, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		fail(w, http.StatusBadRequest, "the query is %q, which cannot be read: %v", r.URL.RawQuery, err)
+		return false
+	}
+	for name, values := range q {
+		if len(values) > 1 && name != "header" {
+			fail(w, http.StatusBadRequest, "%s is given %d times, want it once", name, len(values))
+			return false
+		}
 		if !slices.Contains(names, name) {
 			want := "none"
 			if names != nil {

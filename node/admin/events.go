@@ -88,9 +88,19 @@ func (e *Events) Health(t prober.Transition) {
 func (e *Events) Override(name string, def *store.Health) {
 	event := OverrideEvent{Name: name, State: store.Auto, At: time.Now()}
 	if def != nil {
-		event.State, event.Reason, event.By = def.State, secretless(def.Reason), secretless(def.By)
+		event.State, event.Reason, event.By = def.State, brief(secretless(def.Reason)), brief(secretless(def.By))
 	}
 	e.publish("override", event)
+}
+
+// brief is text that may be as long as a value in etcd, cut to what an event has room for:
+// so many are kept.
+func brief(s string) string {
+	const most = 1000
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most], "") + "…"
 }
 
 // Applied tells of a change that t is the table of. It does not block.

@@ -13,10 +13,12 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode/utf8"
 
 	"pgregory.net/rapid"
 
 	"roster/prober"
+	"roster/store"
 	"roster/watcher"
 )
 
@@ -258,6 +260,19 @@ func TestEventsOfAnotherProcessAreLost(t *testing.T) {
 		if got := e.take(e.subscribe(idOf(got[0]))); len(got) != 1 || !strings.Contains(string(got[0]), "event: health") {
 			t.Errorf("%q, and on from there: %q", id, got)
 		}
+	}
+}
+
+// A reason may be as long as a value in etcd, and events are kept.
+func TestEventsAreBoundedInSize(t *testing.T) {
+	t.Parallel()
+	var e Events
+	s := e.subscribe("")
+	e.Override("web-1", &store.Health{State: store.Sick, Reason: strings.Repeat("ä", 1<<19), By: strings.Repeat("b", 1<<20)})
+	e.Override("web-1", &store.Health{State: store.Sick, Reason: "disk is full"})
+	got := e.take(s)
+	if len(got) != 2 || len(got[0]) > 4096 || !utf8.Valid(got[0]) || !strings.Contains(string(got[0]), "ää…\"") || !strings.Contains(string(got[1]), `"disk is full"`) {
+		t.Errorf("%d events, the first of %d bytes, the second %.200s", len(got), len(got[0]), got[1])
 	}
 }
 

@@ -49,7 +49,7 @@ type FieldFault struct {
 // Bounds of a write.
 const (
 	maxBody     = store.MaxTxnBytes // more does not fit into one request of etcd
-	bodyTimeout = 30 * time.Second  // for it to come
+	bodyTimeout = 30 * time.Second  // for it to come, of whatever request
 	maxRaces    = 10                // how often a write without a condition tries again
 )
 
@@ -168,7 +168,6 @@ func body(w http.ResponseWriter, r *http.Request, kind store.Kind) (value []byte
 		fail(w, http.StatusUnsupportedMediaType, "Content-Type is %q, want %s", given, want)
 		return nil, false
 	}
-	http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout)) // an error: it has none in tests
 	value, err = io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	var large *http.MaxBytesError
 	switch {

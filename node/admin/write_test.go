@@ -466,3 +466,21 @@ func TestAWriteOfUnknownOutcomeIs504(t *testing.T) {
 		t.Errorf("%d %+v", w.Code, f)
 	}
 }
+
+// A query that cannot be read as a whole, or says a thing twice, is refused: of dry_run,
+// what was left out of it would write.
+func TestAQueryThatCannotBeReadWritesNothing(t *testing.T) {
+	t.Parallel()
+	h, st, _ := writable(t)
+	for _, query := range []string{"dry_run=true%", "dry_run;pretty", "%zz=1", "dry_run=false&dry_run=true", "dry_run=0&dry_run"} {
+		w := send(h, "PUT", "/v1/backends/web-1?"+query, `{"host":"10.0.0.1"}`)
+		if value, _ := has(t, st, "backends/web-1"); w.Code != 400 || value != "" {
+			t.Errorf("PUT with ?%s: %d, and etcd has %q: %s", query, w.Code, value, w.Body)
+		}
+	}
+	for _, path := range []string{"/v1/status?a%", "/v1/backends?limit=1&limit=2", "/v1/search/backends?q=%f", "/v1/events?;", "/v1/traffic?%"} {
+		if w := ask(h, "GET", path); w.Code != 400 {
+			t.Errorf("GET %s: %d, want 400: %s", path, w.Code, w.Body)
+		}
+	}
+}
