@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"go.etcd.io/etcd/server/v3/embed"
 
@@ -184,6 +185,19 @@ func TestHistoryAndRollback(t *testing.T) {
 	s.want(0, "history backend a", "is ", "what was before revision 4 is compacted away")
 	s.want(1, "rollback --revision 3", "etcd does not have revision 3 any more")
 	s.want(1, "history --since 3", "compacted")
+}
+
+// What is as it was needs no revision that no member will ever come to.
+func TestRollbackOfNothingIsNotWaitedFor(t *testing.T) {
+	t.Parallel()
+	s := newShell(t)
+	s.want(0, "put backend a host=h") // 2
+	if _, err := s.etcd.Client().Put(t.Context(), "/elsewhere", ""); err != nil {
+		t.Fatal(err)
+	}
+	member(t, s.etcd.Store(), "n", store.Presence{Revision: 2}, time.Hour)
+	s.want(0, "rollback --revision 2 --wait --wait-timeout 1s", "1 unchanged", "n: done after", "applied by all members, 1,")
+	s.want(0, "rollback --revision 2 routes --wait --wait-timeout 1s", "0 unchanged", "n: done after")
 }
 
 func TestRollbackLeavesWhatIsUnderALease(t *testing.T) {

@@ -33,6 +33,9 @@ Connections are those to its address: a backend that is not drained and has the 
 address keeps them. A client with a sticky cookie still reaches a backend that is drained.
 No node is asked: each says in etcd what is left.
 
+A backend that others connect through, as their via, is refused until those are drained,
+too: --wait waits for theirs.
+
 It may be given after the backend was deleted, too, to wait for what is left of it.
 
 A member whose presence has ended is unknown: it is named, and waited for, because it may
@@ -74,6 +77,10 @@ drained. roster health NAME auto puts it back.`,
 						o.lasts = w.limit + time.Minute // should we be killed
 					}
 				}
+				through, err := connectedVia(ctx, st, names)
+				if err != nil {
+					return err
+				}
 				began := time.Now()
 				keys, rev, lease, err := o.put(ctx, st, names, store.Drain)
 				if err != nil {
@@ -90,7 +97,7 @@ drained. roster health NAME auto puts it back.`,
 				}
 				text := fmt.Sprintf("draining %s%s, at revision %d\n", strings.Join(names, ", "), o.lasting(), rev)
 				return w.finish(ctx, s, st, change{
-					began: began, revision: rev, keys: keys, quiet: names, text: text,
+					began: began, revision: rev, keys: keys, quiet: slices.Concat(names, through), text: text,
 					done: fmt.Sprintf("no member has a request or connection of %s: safe to kill", strings.Join(names, ", ")),
 				})
 			})
@@ -156,4 +163,43 @@ func drained(ctx context.Context, st *store.Store, name string) ([]string, error
 	}
 	slices.Sort(all)
 	return all, nil
+}
+
+// connectedVia are the other backends that connect through one of those names. As a drain
+// ends none of that, each has to be drained itself, or it is an error. Who may not read
+// all backends is not told.
+func connectedVia(ctx context.Context, st *store.Store, names []string) (through []string, err error) {
+	entries, at, err := st.List(ctx, store.Backends, "", 0)
+	if errors.Is(err, store.ErrDenied) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	r := &reader{ctx: ctx, st: st, at: at}
+	serving := map[string][]string{}
+	for _, e := range entries {
+		def, _, err := store.Decode(e.Key, e.Value, store.Reject)
+		b, ok := def.(*store.Backend)
+		if err != nil || !ok || !slices.Contains(names, b.Via) || slices.Contains(names, e.Key.Name) {
+			continue
+		}
+		through = append(through, e.Key.Name)
+		if word, _ := readDefinition[*store.Health](r, store.HealthKind, e.Key.Name); word == nil || word.State != store.Drain {
+			serving[b.Via] = append(serving[b.Via], e.Key.Name)
+		}
+	}
+	if r.err != nil {
+		return nil, r.err
+	}
+	var errs []error
+	for _, via := range names {
+		if users := serving[via]; users != nil {
+			errs = append(errs, fmt.Errorf("%s is the via of %s: drain what connects through it, or give that another via, first", via, listed(users)))
+		}
+	}
+	if errs != nil {
+		return nil, joined(errs)
+	}
+	return through, nil
 }

@@ -110,6 +110,23 @@ func TestFleetCommands(t *testing.T) {
 	step("put backend web-1 host=10.0.0.1 --wait --prefix /nobody/ --etcd 127.0.0.1:1 --timeout 1s", exitUnavailable, "", "...")
 }
 
+// Of a backend that others connect through, no node counts the connections as its own, and a
+// drain does not end them.
+func TestDrainOfABackendThatOthersConnectThroughIsRefused(t *testing.T) {
+	t.Parallel()
+	s := newShell(t)
+	s.want(0, "apply -f "+s.file("backends:\n  relay: {host: r}\n  far/web-1: {host: a, via: relay}\n  far/web-2: {host: b, via: relay}\n  near: {host: c}\n"+
+		"directors:\n  all: {type: random, backends: [near, relay]}\n"))
+	for _, name := range []string{"relay --wait", "all --wait", "relay"} {
+		s.want(1, "drain "+name, "relay is the via of far/web-1, far/web-2: drain what connects through it, or give that another via, first")
+	}
+	s.want(0, "get health", "NAME")
+	s.want(0, "drain near", "draining near, at revision")
+	s.want(0, "apply -f "+s.file("directors:\n  all: {type: random, backends: [near, relay, far/web-1, far/web-2]}\n"))
+	s.want(0, "drain all", "draining far/web-1, far/web-2, near, relay, at revision")
+	s.want(0, "drain relay", "draining relay") // the others are drained already
+}
+
 func TestStatusAsYAMLIsAsJSON(t *testing.T) {
 	t.Parallel()
 	etcd := storetest.Etcd(t)

@@ -71,14 +71,14 @@ back to the revision before it.
 				if dryRun {
 					return reportDryRun(ctx, s.out, st, p, w.format)
 				}
-				done := change{began: time.Now(), revision: p.Revision}
+				done := change{began: time.Now(), revision: p.Written()} // where there is nothing to write
 				ops := guarded(p)
 				if len(ops) > 0 {
-					if done.revision, err = st.Apply(ctx, ops); err != nil {
+					if p.Revision, err = st.Apply(ctx, ops); err != nil {
 						return err
 					}
+					done.revision = p.Revision
 				}
-				p.Revision = done.revision
 				for _, op := range ops {
 					done.keys = append(done.keys, op.Key)
 				}
