@@ -2,11 +2,15 @@ package main
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"roster/node/certs/certstest"
+	"roster/store"
 	"roster/store/storetest"
 )
 
@@ -160,5 +164,63 @@ func TestAPrivateKeyIsNotRepeated(t *testing.T) {
 		if got := try(t, nil, "", args...); got.code == exitDone || strings.Contains(got.errors+got.out, "MIGH") {
 			t.Errorf("%.20q: %+v", args, got)
 		}
+	}
+}
+
+// A private key in etcd, where it belongs and where it does not, is in no command's output.
+func TestNoCommandShowsAPrivateKey(t *testing.T) {
+	t.Parallel()
+	s := newShell(t)
+	pair := certstest.NewCA(t).Issue(t, "www.test")
+	line := strings.Split(strings.TrimSpace(pair.Key), "\n")[1]
+	quoted, err := json.Marshal(pair.Key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := json.Marshal(pair.Cert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := fmt.Sprintf(`{"cert":%s,"key":%s}`, cert, quoted)
+	values := []string{
+		good, pair.Key, fmt.Sprintf(`{"cert":%s,"key":%[1]s}`, quoted), fmt.Sprintf(`{%s:1}`, quoted), fmt.Sprintf(`{"host":%s}`, quoted),
+		fmt.Sprintf(`{"host":"h","comment":%s}`, quoted), fmt.Sprintf(`{"state":"sick","reason":%s}`, quoted), fmt.Sprintf(`{"cert":%s,"key":%s,"hosts":[%[2]s]}`, cert, quoted), good,
+	}
+	for _, value := range values { // of each kind, one over the other, for the history
+		for _, kind := range store.Kinds() {
+			if _, err := s.etcd.Client().Put(t.Context(), "/roster/"+string(kind)+"/a", value); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	f := s.file("certificates:\n  a: {cert: x}\n  b:\n    cert: " + string(cert) + "\n    key: " + string(quoted) + "\n")
+	g := filepath.Join(s.dir, "g.yaml")
+	if err := os.WriteFile(g, []byte("certificates:\n  a:\n    cert: "+string(cert)+"\n    key: "+string(quoted)+"\n    hosts: [other.test]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ran := 0
+	for _, command := range []string{
+		"export", "export -o json", "history", "history -o json", "history -o yaml", "status", "status -o json", "status -o yaml", "rollback --revision 3 --dry-run", "rollback --revision 3 --dry-run -o json",
+		"validate -f " + f, "apply -f " + f, "diff -f " + f, "diff -f " + g, "diff -f " + g + " -o json", "apply --dry-run -f " + g, "apply --dry-run -o json -f " + g, "apply -f " + g,
+		"put certificate a -f " + f, "import-vcl " + f, "rollback --revision 3 certificates", "drain a", "health a sick", "explain GET http://www.test/", "probe a",
+	} {
+		all := []string{command}
+		if command == "history" {
+			for _, kind := range store.Kinds() {
+				for _, format := range []string{"table", "json", "yaml", "wide"} {
+					all = append(all, fmt.Sprintf("get %s -o %s", kind, format), fmt.Sprintf("get %s a -o %s", kind, format), fmt.Sprintf("get %s a -o %s --revision 9", kind, format), "history "+string(kind)+" a")
+				}
+			}
+		}
+		for _, command := range all {
+			ran++
+			got := s.run(strings.Fields(command)...)
+			if said := strings.ReplaceAll(got.out+got.errors, `\n`, "\n"); strings.Contains(said, line) || strings.Contains(said, line[:20]) {
+				t.Errorf("roster %s shows the key: %.300s", command, said)
+			}
+		}
+	}
+	if ran < 100 {
+		t.Errorf("%d commands: this tests little", ran)
 	}
 }
