@@ -122,7 +122,7 @@ type registration struct {
 func (r *registration) begin(ctx context.Context) error {
 	var deadline time.Time // zero: not known yet
 	for {
-		err := r.register(ctx)
+		err := r.register(ctx, 0)
 		if !errors.Is(err, store.ErrConflict) {
 			return err
 		}
@@ -161,13 +161,13 @@ func (r *registration) begin(ctx context.Context) error {
 // retryRegister is the longest pause between two attempts.
 const retryRegister = 2 * time.Second
 
-// register makes a lease and writes the backend under it.
-func (r *registration) register(ctx context.Context) error {
+// register makes a lease and writes the backend under it, if that is at a revision.
+func (r *registration) register(ctx context.Context, ifRevision int64) error {
 	lease, err := r.st.Grant(ctx, r.ttl)
 	if err != nil {
 		return err
 	}
-	op := store.Op{Key: r.key, Value: r.value, Lease: lease}
+	op := store.Op{Key: r.key, Value: r.value, IfRevision: ifRevision, Lease: lease}
 	if r.force {
 		op.IfRevision = store.AnyRevision
 	}
@@ -222,13 +222,19 @@ func (r *registration) keep(ctx context.Context) {
 	}
 }
 
-// again registers after the lease was lost, as far as we know. Etcd may still have it,
-// and the key under it: that is ours, and makes place.
+// again registers after the lease was lost, as far as we know. Etcd may have it yet, and the
+// backend under it, which comes under the new one then: no node sees it go.
 func (r *registration) again(ctx context.Context) error {
-	if err := r.st.Revoke(ctx, r.lease); err != nil {
-		return err
+	old := r.lease
+	err := r.register(ctx, r.revision)
+	var conflict *store.ConflictError
+	if errors.As(err, &conflict) && conflict.Found == 0 {
+		err = r.register(ctx, 0)
 	}
-	return r.register(ctx)
+	if err == nil {
+		_ = r.st.Revoke(ctx, old) // nothing is under it; else it ends by itself
+	}
+	return err
 }
 
 // end deletes the backend, with the lease.

@@ -170,3 +170,46 @@ func TestRegisterEndsAsItsCommandDoes(t *testing.T) {
 		}
 	}
 }
+
+// A lease that seems to have ended, because etcd did not answer for as long, may be there yet:
+// a new leader gives leases their whole time. The backend is then there all along.
+func TestRegisteringAgainDoesNotTakeTheBackendAway(t *testing.T) {
+	t.Parallel()
+	etcd := storetest.Etcd(t)
+	s := etcd.Store()
+	k := store.Key{Kind: store.Backends, Name: "web-9"}
+	r := &registration{st: s, key: k, value: []byte(`{"host":"h"}`), ttl: time.Minute, log: io.Discard}
+	if err := r.begin(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	first := r.lease
+	for range 2 {
+		r.release()
+		if err := r.again(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if lease := registered(t, s, "web-9"); lease != r.lease || lease == first {
+		t.Errorf("it is under lease %x, want %x", lease, r.lease)
+	}
+	if all, err := s.History(t.Context(), k, 0); err != nil || len(all) != 3 {
+		t.Errorf("%d versions since it was created, %v, want 3: it was taken away", len(all), err)
+	}
+	leases, err := etcd.Client().Leases(t.Context())
+	if err != nil || len(leases.Leases) != 1 {
+		t.Errorf("leases: %v, %v, want one", leases.Leases, err)
+	}
+
+	// What somebody else has written meanwhile stays.
+	if _, err := s.Put(t.Context(), k, []byte(`{"host":"other"}`), store.AnyRevision); err != nil {
+		t.Fatal(err)
+	}
+	r.release()
+	if err := r.again(t.Context()); !errors.Is(err, store.ErrConflict) {
+		t.Errorf("over another's: %v", err)
+	}
+	if e, _, err := s.Get(t.Context(), k, 0); err != nil || string(e.Value) != `{"host":"other"}` {
+		t.Errorf("another's is %s now, %v", e.Value, err)
+	}
+	r.end(t.Context(), time.Second)
+}
