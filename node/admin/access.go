@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -25,8 +26,8 @@ import (
 // Access says who may use the API, and how it is spoken to. The zero value is right on
 // loopback, and only there.
 type Access struct {
-	// Hosts are names besides loopback's that a request may have as Host, where there
-	// is no TokenFile.
+	// Hosts are names and addresses besides loopback's that a request may have as Host,
+	// where there is no TokenFile; with any port.
 	Hosts []string
 	// TokenFile is a file with tokens, one a line, of which a request has to have one
 	// (RFC 6750). Empty: no token is asked for.
@@ -50,6 +51,15 @@ func (a Access) Validate(address string, loopback bool) error {
 	case a.Cert == "" && a.Key == "":
 		fail("admin-tls-cert and admin-tls-key are missing: admin is %q, and other than on loopback it needs TLS, for tokens not to be read on their way", address)
 	}
+	for _, host := range a.Hosts {
+		switch _, err := netip.ParseAddr(host); {
+		case err == nil, hostName.MatchString(host):
+		case hostOf(host) != host && !strings.Contains(host, "/"):
+			fail("admin-host is %q, want it without a port or brackets: any port is right", host)
+		default:
+			fail("admin-host is %q, want a name such as admin.example.com, or an address", host)
+		}
+	}
 	if a.TokenFile != "" {
 		if _, err := newTokens(a.TokenFile, nil); err != nil {
 			fail("admin-token-file: %w", err)
@@ -67,6 +77,9 @@ func (a Access) Validate(address string, loopback bool) error {
 	}
 	return errs.ErrorOrNil()
 }
+
+// hostName is a name as it may be in a URL, in any case.
+var hostName = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?$`)
 
 func (a Access) certificates(log *slog.Logger) certs.Config {
 	return certs.Config{Files: []certs.Pair{{Cert: a.Cert, Key: a.Key}}, Logger: log}
@@ -175,13 +188,12 @@ func (s *Server) guard(open func(*http.Request) bool, next http.Handler) http.Ha
 			fail(w, http.StatusMisdirectedRequest, "Host is %q, want a loopback name or one given by --admin-host", r.Host)
 			return
 		case s.tokens != nil && !open(r):
-			scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-			switch {
-			case !strings.EqualFold(scheme, "Bearer") || token == "":
+			switch token := bearer(r); {
+			case token == "":
 				h.Set("WWW-Authenticate", `Bearer realm="roster"`)
 				fail(w, http.StatusUnauthorized, "a token is needed, in the field Authorization: Bearer TOKEN; --admin-token-file of the node has them")
 				return
-			case !s.tokens.accept(strings.TrimSpace(token)):
+			case !s.tokens.accept(token):
 				h.Set("WWW-Authenticate", `Bearer realm="roster", error="invalid_token"`)
 				fail(w, http.StatusUnauthorized, "the token is none of those in --admin-token-file of the node")
 				return
@@ -201,6 +213,20 @@ func (s *Server) guard(open func(*http.Request) bool, next http.Handler) http.Ha
 	})
 }
 
+// bearer is the token of a request; empty: it has none.
+func bearer(r *http.Request) string {
+	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if !strings.EqualFold(scheme, "Bearer") {
+		return ""
+	}
+	return strings.TrimSpace(token)
+}
+
+// events sends events for as long as the client's token is one of the file's.
+func (s *Server) events(w http.ResponseWriter, r *http.Request) {
+	s.Events.serve(w, r, func() bool { return s.tokens == nil || s.tokens.accept(bearer(r)) })
+}
+
 // followed says whether somebody follows a link to the dashboard. The page that has the
 // link sees nothing of it, and the dashboard is in no frame.
 func followed(r *http.Request) bool {
@@ -216,12 +242,17 @@ func sameOrigin(origin, host string) bool {
 
 // allowed says whether a Host is one that only a user of this machine sends.
 func (s *Server) allowed(host string) bool {
+	host = hostOf(host)
+	if ip, err := netip.ParseAddr(host); err == nil && ip.IsLoopback() {
+		return true
+	}
+	return host != "" && (strings.EqualFold(host, "localhost") || slices.ContainsFunc(s.Access.Hosts, func(h string) bool { return strings.EqualFold(h, host) }))
+}
+
+// hostOf is a Host without its port, and an address of IPv6 without brackets.
+func hostOf(host string) string {
 	if h, _, err := net.SplitHostPort(host); err == nil {
 		host = h
 	}
-	host = strings.ToLower(strings.Trim(host, "[]"))
-	if ip, err := netip.ParseAddr(host); err == nil {
-		return ip.IsLoopback()
-	}
-	return host == "localhost" || slices.ContainsFunc(s.Access.Hosts, func(h string) bool { return strings.EqualFold(h, host) })
+	return strings.Trim(host, "[]")
 }

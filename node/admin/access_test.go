@@ -243,6 +243,52 @@ func TestABodyThatDoesNotComeHoldsNoConnection(t *testing.T) {
 	}
 }
 
+// Who has a token is sent events for as long as the file has it.
+func TestATokenThatIsTakenOutEndsItsEvents(t *testing.T) {
+	t.Parallel()
+	file := write(t, filepath.Join(t.TempDir(), "tokens"), token1+"\n"+token2)
+	synctest.Test(t, func(t *testing.T) {
+		h := guarded(t, newNode(), file)
+		ended := make(chan time.Duration, 1)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go func() {
+			began := time.Now()
+			r := httptest.NewRequest("GET", "/v1/events", nil).WithContext(ctx)
+			r.Header.Set("Authorization", "Bearer "+token1)
+			h.ServeHTTP(httptest.NewRecorder(), r)
+			ended <- time.Since(began)
+		}()
+		time.Sleep(time.Hour)
+		select {
+		case took := <-ended:
+			t.Fatalf("they ended after %v, while the token was good", took)
+		default:
+		}
+		write(t, file, token2)
+		time.Sleep(heartbeat + time.Second)
+		select {
+		case <-ended:
+		default:
+			t.Error("events are sent to who has no token any more")
+		}
+		cancel()
+		synctest.Wait()
+	})
+}
+
+func TestNamesThatNoHostWouldEverBeAreRefused(t *testing.T) {
+	t.Parallel()
+	for host, want := range map[string]string{
+		"admin.test": "", "10.0.0.1": "", "fd00::1": "", "admin.test:6082": "without a port", "https://admin.test": "a name", "": "a name", "*.test": "a name", "[::1]:6082": "without a port", "admin test": "a name",
+	} {
+		err := Access{Hosts: []string{host}}.Validate("127.0.0.1:6082", true)
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), "admin-host is \""+host+"\"") || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%q: %v, want %q", host, err, want)
+		}
+	}
+}
+
 // A name of an attacker's that leads to this machine, and whatever a browser can send from
 // a page there, reads and writes nothing: TestWritesOfWebPagesAreRefused has the writes.
 func TestDNSRebindingReadsNothing(t *testing.T) {

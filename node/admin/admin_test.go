@@ -80,9 +80,10 @@ func ask(h http.Handler, method, target string, header ...string) *httptest.Resp
 
 func TestOnlyLoopbackNamesAndAdminHostsAreAnswered(t *testing.T) {
 	t.Parallel()
-	h := serve(newNode(), "Admin.Test")
+	h := serve(newNode(), "Admin.Test", "192.0.2.9", "2001:db8::9")
 	for host, want := range map[string]int{
 		"127.0.0.1:6082": 200, "127.9.9.9": 200, "localhost": 200, "LOCALHOST:1": 200, "[::1]:6082": 200, "::1": 200, "admin.test:6082": 200,
+		"192.0.2.9:6082": 200, "[2001:db8::9]:80": 200, "192.0.2.8:6082": 421, ":6082": 421, "admin.test.": 421,
 		"evil.test": 421, "10.0.0.1:6082": 421, "": 421, "localhost.evil.test": 421,
 	} {
 		if got := ask(h, "GET", "/v1/status", "Host", host).Code; got != want {

@@ -218,6 +218,12 @@ func (e *Events) position(s *subscriber) []byte {
 }
 
 func (e *Events) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	e.serve(w, r, func() bool { return true })
+}
+
+// serve is ServeHTTP for as long as the client may have events, which it looks at with each
+// heartbeat.
+func (e *Events) serve(w http.ResponseWriter, r *http.Request, may func() bool) {
 	if !known(w, r) {
 		return
 	}
@@ -254,6 +260,9 @@ func (e *Events) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		case <-s.wake:
 			err = send(e.take(s)...)
 		case <-quiet.C:
+			if !may() {
+				return
+			}
 			err = send([]byte(": quiet\n\n"))
 		}
 		if err != nil {

@@ -81,7 +81,7 @@ func (s *Server) routes() []route {
 		{method: "GET", path: "/v1/explain", summary: "What would become of a request, and why; nothing is sent", query: explainQuery,
 			answers: ok(Explanation{}), handle: http.HandlerFunc(s.explain)},
 		{method: "GET", path: "/v1/events", summary: "Changes of health and definitions, as server-sent events", header: []parameter{resume},
-			answers: []content{text(200, "text/event-stream"), {status: 503, is: Fault{}}}, handle: s.Events},
+			answers: []content{text(200, "text/event-stream"), {status: 503, is: Fault{}}}, handle: http.HandlerFunc(s.events)},
 
 		{method: "GET", path: "/v1/backends", summary: "Backends in effect, with health, requests and connections", query: []parameter{under, limit, after, verbose},
 			answers: ok(List[Backend]{}), handle: http.HandlerFunc(s.backends)},
