@@ -157,5 +157,10 @@ func (s *Store) tell(w clientv3.WatchResponse, to int64, f func(int64, []Event) 
 			}
 		}
 	}
-	return to != 0 && w.Header.Revision >= to, nil
+	// With old events comes the newest revision, whatever is still to be sent.
+	told := w.Header.Revision
+	if n := len(w.Events); n > 0 {
+		told = w.Events[n-1].Kv.ModRevision
+	}
+	return to != 0 && told >= to, nil
 }

@@ -82,6 +82,23 @@ func TestFollowTellsEachRevisionOfARange(t *testing.T) {
 	}
 }
 
+// Etcd sends old revisions a thousand at a time, each time with its newest revision besides.
+func TestFollowTellsALongHistoryToItsEnd(t *testing.T) {
+	t.Parallel()
+	s := storetest.Etcd(t).Store()
+	const writes = 2500
+	var last int64
+	for range writes {
+		last = put(t, s, web1, "1")
+	}
+	for _, to := range []int64{last, last - 1} {
+		got, err := followed(t, s, store.Range{}, 1, to)
+		if want := int(to - 1); err != nil || len(got) != want { // the first is 2
+			t.Errorf("up to revision %d: %d changes, %v, want %d", to, len(got), err, want)
+		}
+	}
+}
+
 func TestOwnersOwnWhatTheyCreated(t *testing.T) {
 	t.Parallel()
 	s := storetest.Etcd(t).Store()
