@@ -148,6 +148,20 @@ func TestStatusAsYAMLIsAsJSON(t *testing.T) {
 	}
 }
 
+// What scripts go through is a list, also where there is nothing in it, or nothing is known.
+func TestListsOfStatusAreNeverNull(t *testing.T) {
+	t.Parallel()
+	etcd := storetest.Etcd(t)
+	for _, endpoint := range []string{etcd.Endpoint(), "127.0.0.1:1"} {
+		got := try(t, map[string]string{"ROSTER_ETCD": endpoint}, "", "status", "-o", "json")
+		for _, list := range []string{"members", "differences", "nodes"} {
+			if !strings.Contains(got.out, "\""+list+"\": []") {
+				t.Errorf("with etcd at %s, %s is no list: %+v", endpoint, list, got)
+			}
+		}
+	}
+}
+
 func TestNamesAreCompletedFromEtcd(t *testing.T) {
 	t.Parallel()
 	etcd := storetest.Etcd(t)
