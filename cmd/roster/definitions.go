@@ -82,6 +82,9 @@ An invalid definition is not written; all that is wrong with it is reported.
 			if err != nil {
 				return err
 			}
+			if dryRun && w.format == "json" {
+				return show.JSON(s.out, outcome{Keys: []string{k.String()}})
+			}
 			if dryRun {
 				_, err := fmt.Fprintf(s.out, "%s is valid\n", k)
 				return err
