@@ -21,12 +21,19 @@ type Change struct {
 	Touched int64
 
 	// Puts and Deletes are sorted by key. They may both be empty in the first
-	// change and in one that only says that the revision went back.
+	// change, in one that only says that the revision went back, and in one that only
+	// raises Ack.
 	Puts    []Item
 	Deletes []store.Key
 
 	// Listed says that this change comes from a list: it may sum up many revisions.
 	Listed bool
+
+	// Ack is the revision up to which removals are acknowledged: the value of the key
+	// "ack" as of Revision, 0 without one. In a list that was held, and is believed
+	// because it is acknowledged, it is at least Revision. A change that raises Ack and
+	// does nothing else has neither Puts nor Deletes, and is not Listed.
+	Ack int64
 
 	// Received is when etcd's message with the revision arrived, or when the list
 	// was complete; before any value of it was decoded.

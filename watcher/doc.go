@@ -25,8 +25,9 @@
 // and the keys touched last as they were left. Else, and where compaction took
 // what was missed, the prefix is listed again and compared by create revision, mod
 // revision and value, so that what did not change is in no change. An empty list
-// from the same cluster at no lower revision is the truth; from another cluster,
-// or from a past, it is held (see Status.Held).
+// from the same cluster at no lower revision is the truth, unless a read of the keys
+// touched last, at the revision known, shows that it is of another history: then, and
+// from another cluster or from a past, it is held (see Status.Held).
 //
 // # How it speaks to etcd
 //

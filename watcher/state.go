@@ -162,8 +162,10 @@ func (s *state) decode(key store.Key, e entry) (version, error) {
 }
 
 // apply takes in all events of one revision, the next that touched the prefix,
-// and returns what it did to the definitions. False: nothing.
+// and returns what it did to the definitions. False: nothing, nor has it acknowledged
+// anything.
 func (s *state) apply(revision int64, events []entry) (Change, bool) {
+	acknowledged := s.ack
 	touched := make(map[store.Key]bool, len(events)) // to whether it is there afterwards
 	for _, e := range events {
 		s.marks.add(e)
@@ -197,7 +199,7 @@ func (s *state) apply(revision int64, events []entry) (Change, bool) {
 		touched[key] = true
 	}
 	s.at, s.touched = revision, revision
-	change := Change{Revision: revision, Touched: revision}
+	change := Change{Revision: revision, Touched: revision, Ack: s.ack}
 	for key, present := range touched {
 		if present {
 			change.Puts = append(change.Puts, s.keys[key].item(key))
@@ -206,7 +208,7 @@ func (s *state) apply(revision int64, events []entry) (Change, bool) {
 		}
 	}
 	change.sort()
-	return change, len(touched) > 0
+	return change, len(touched) > 0 || s.ack > acknowledged
 }
 
 func (s *state) applyOther(e entry) {
@@ -345,7 +347,7 @@ func (l *listing) empty() bool {
 // replace makes the listed keys the state and returns the difference to what it
 // was, leaving out what is the same in create revision, mod revision and value.
 func (s *state) replace(l *listing) Change {
-	change := Change{Revision: l.revision, Listed: true}
+	change := Change{Revision: l.revision, Listed: true, Ack: l.ack}
 	if l.cluster == s.cluster && l.revision >= s.at {
 		change.Touched = s.touched
 	}

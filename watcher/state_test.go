@@ -228,6 +228,34 @@ func TestKeysOfNoKindAreIgnoredAndCounted(t *testing.T) {
 	}
 }
 
+// The reader is told of an acknowledgement, also where it is all that a revision does.
+func TestAnAcknowledgementIsAChange(t *testing.T) {
+	t.Parallel()
+	m := newModel(1)
+	m.put("backends/a", good)
+	s, change := listed(t, m.snapshot())
+	if change.Ack != 0 {
+		t.Errorf("ack %d without the key, want 0", change.Ack)
+	}
+	apply := func(key, value string) (Change, bool) {
+		revision := m.put(key, value)
+		return s.apply(revision, m.history.log[len(m.history.log)-1:])
+	}
+	if change, ok := apply("ack", "2"); !ok || change.Ack != 2 || len(change.Puts)+len(change.Deletes) > 0 || change.Listed {
+		t.Errorf("change = %+v (%t), want one that acknowledges 2, and nothing else", change, ok)
+	}
+	if change, ok := apply("ack", "1"); ok {
+		t.Errorf("change = %+v of a lower revision, want none", change)
+	}
+	if change, ok := apply("backends/a", better); !ok || change.Ack != 1 {
+		t.Errorf("change = %+v (%t), want ack 1", change, ok)
+	}
+	m.put("ack", "5")
+	if change := relisted(t, s, m.snapshot()); change.Ack != 5 {
+		t.Errorf("ack %d of a list, want 5", change.Ack)
+	}
+}
+
 func TestInvalidNamesAreRejected(t *testing.T) {
 	t.Parallel()
 	m := newModel(1)

@@ -34,6 +34,10 @@ type Status struct {
 
 	// Held, if not empty, says why an empty list is not believed, and what releases it.
 	Held string
+	// HeldRevision is the one to acknowledge, to have that list believed, and HeldSince
+	// when it was first held. Zero while none is.
+	HeldRevision int64
+	HeldSince    time.Time
 
 	// Cluster is the id of the etcd cluster that the state is from; 0 before the first list.
 	Cluster uint64

@@ -50,6 +50,7 @@ type Watcher struct {
 type hold struct {
 	cluster  uint64
 	revision int64 // of the first such list; 0: nothing is held
+	since    time.Time
 }
 
 // New returns a watcher that has not begun. An error is about cfg.
@@ -390,13 +391,7 @@ func (w *Watcher) prove(parent context.Context) (current bool, err error) {
 	at := time.Now()
 	ctx, cancel := context.WithTimeout(parent, w.cfg.ProofTimeout)
 	defer cancel()
-	marks := w.state.marks
-	if !marks.anchored() {
-		if anchor, ok := w.state.anchor(); ok {
-			marks = slices.Insert(slices.Clone(marks), 0, anchor)
-		}
-	}
-	h, verdict, err := w.compare(ctx, marks)
+	h, verdict, err := w.compare(ctx, w.landmarks())
 	if errors.Is(err, errStale) {
 		return false, err
 	}
@@ -504,22 +499,33 @@ func (w *Watcher) list(ctx context.Context) error {
 		return because(ctx, fmt.Errorf("list: %w", err))
 	}
 	at := time.Now()
-	if w.hold(l) {
+	held, acknowledged, err := w.hold(ctx, l)
+	if err != nil {
+		return because(ctx, fmt.Errorf("list: %w", err))
+	}
+	if held {
 		return errHeld
 	}
 	first := w.state.cluster == 0
 	back := l.revision < w.seen
+	raised := l.ack > w.state.ack
 	change := w.state.replace(l)
 	change.Received = at
+	if acknowledged {
+		change.Ack = max(change.Ack, change.Revision)
+	}
 	w.stale, w.held, w.term = false, hold{}, term
 	if first || back || len(change.Puts)+len(change.Deletes) > 0 {
+		w.queue.push(change)
+	} else if raised {
+		change.Listed = false // it has nothing but that
 		w.queue.push(change)
 	}
 	w.seen = l.revision
 	w.queue.list(l.revision)
 	w.update(func(s *Status) {
 		w.count(s)
-		s.Held = ""
+		s.Held, s.HeldRevision, s.HeldSince = "", 0, time.Time{}
 		if !first {
 			s.Relists++
 		}
@@ -531,30 +537,68 @@ func (w *Watcher) list(ctx context.Context) error {
 }
 
 // hold decides whether an empty list must be held: one that is not the successor of
-// a state that is not empty, and not acknowledged by the key "ack".
-func (w *Watcher) hold(l *listing) bool {
+// a state that is not empty, and not acknowledged by the key "ack". acknowledged: it
+// would have been held.
+func (w *Watcher) hold(ctx context.Context, l *listing) (held, acknowledged bool, err error) {
+	if w.state.cluster == 0 || !l.empty() || w.state.definitions() == 0 {
+		return false, false, nil
+	}
 	// What was held stays so: a history of the past does not become ours by growing.
 	again := w.held.revision > 0 && l.cluster == w.held.cluster && l.revision >= w.held.revision
-	successor := l.cluster == w.state.cluster && l.revision >= w.seen && !again
-	if w.state.cluster == 0 || successor || !l.empty() || w.state.definitions() == 0 {
-		return false
+	if l.cluster == w.state.cluster && l.revision >= w.seen && !again {
+		// An etcd that was wiped and set up as before has the cluster's id, and revisions
+		// that what others write, nodes their presence among them, may have brought that far.
+		if successor, err := w.continues(ctx); successor || err != nil {
+			return false, false, err
+		}
 	}
-	held := w.held
+	now := w.held
 	if !again {
-		held = hold{l.cluster, l.revision}
+		now = hold{cluster: l.cluster, revision: l.revision, since: time.Now()}
 	}
-	if l.ack >= held.revision {
-		return false
+	if l.ack >= now.revision {
+		return false, true, nil
 	}
-	if held == w.held {
-		return true
+	if now == w.held {
+		return true, false, nil
 	}
-	w.held = held
-	why := fmt.Sprintf("etcd is empty at revision %d of cluster %x, after revision %d of cluster %x: keeping %d definitions until a key appears or revision %d is acknowledged",
-		l.revision, l.cluster, w.seen, w.state.cluster, w.state.definitions(), held.revision)
-	w.update(func(s *Status) { s.Held = why })
+	w.held = now
+	why := fmt.Sprintf("etcd is empty at revision %d of cluster %x, after revision %d of cluster %x: keeping %d definitions until a key appears or revision %d is acknowledged (roster ack %d)",
+		l.revision, l.cluster, w.seen, w.state.cluster, w.state.definitions(), now.revision, now.revision)
+	w.update(func(s *Status) { s.Held, s.HeldRevision, s.HeldSince = why, now.revision, now.since })
 	w.cfg.Logger.Error("an empty etcd is not believed", "held", why)
-	return true
+	return true, false, nil
+}
+
+// continues says whether etcd had, at the revision that the state is of, what the state
+// has of it; or whether compaction has left nothing to tell that by. There is a key.
+func (w *Watcher) continues(parent context.Context) (bool, error) {
+	marks := w.landmarks()
+	keys := make([]string, len(marks))
+	for i, m := range marks {
+		keys[i] = m.key
+	}
+	ctx, cancel := context.WithTimeout(parent, w.cfg.ListTimeout)
+	defer cancel()
+	then, _, err := w.source.read(ctx, keys, w.state.at)
+	switch {
+	case errors.Is(err, rpctypes.ErrCompacted):
+		return true, nil
+	case err != nil:
+		return false, err
+	}
+	return marks.exact(then) == ours, nil
+}
+
+// landmarks are the marks, with a key among them that is present if there is any.
+func (w *Watcher) landmarks() marks {
+	marks := w.state.marks
+	if !marks.anchored() {
+		if anchor, ok := w.state.anchor(); ok {
+			marks = slices.Insert(slices.Clone(marks), 0, anchor)
+		}
+	}
+	return marks
 }
 
 // read reads all keys at one revision, with a version for each that is invalid.

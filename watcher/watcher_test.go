@@ -373,11 +373,13 @@ func TestAnEmptyListIsHeld(t *testing.T) {
 		name    string
 		cluster uint64
 		writes  int64
+		compact bool
 		held    bool
 	}{
-		{"from another cluster", 0xc2, 1000, true},
-		{"at a lower revision", 0xc1, 0, true},
-		{"from the same cluster at a higher revision", 0xc1, 1000, false},
+		{"from another cluster", 0xc2, 1000, false, true},
+		{"at a lower revision", 0xc1, 0, false, true},
+		{"from the same cluster, wiped and written to beyond what was seen", 0xc1, 1000, false, true},
+		{"from the same cluster at a higher revision, with nothing left to tell its history by", 0xc1, 1000, true, false},
 	} {
 		for _, release := range []string{"a key appears", "acknowledged"} {
 			t.Run(tt.name+", "+release, func(t *testing.T) {
@@ -389,6 +391,9 @@ func TestAnEmptyListIsHeld(t *testing.T) {
 					if tt.writes == 0 {
 						empty.history.revision = 1
 						empty.history.log = nil
+					}
+					if tt.compact {
+						empty.compact(tt.writes)
 					}
 					before := b.Status().Fresh
 					b.model.restart(empty.history)
