@@ -297,6 +297,35 @@ func TestWatchShowsChangesAndWhatItMissed(t *testing.T) {
 	s.want(1, "watch --since 3", "etcd does not have revision 2 any more")
 }
 
+// "roster watch | head -1" ends with head, although nothing is written after that line.
+func TestWatchEndsWhenNobodyReadsAnyMore(t *testing.T) {
+	t.Parallel()
+	s := newShell(t)
+	s.want(0, "put backend a host=h")
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	ended := make(chan int, 1)
+	go func() {
+		ended <- run(t.Context(), []string{"watch", "--since", "2", "--etcd", s.etcd.Endpoint()}, streams{nil, w, os.Stderr}, func(string) (string, bool) { return "", false })
+	}()
+	line := make([]byte, 100)
+	if n, err := r.Read(line); err != nil || !strings.HasPrefix(string(line[:n]), "2 create backends/a") {
+		t.Fatalf("%q, %v", line[:n], err)
+	}
+	r.Close()
+	select {
+	case code := <-ended:
+		if code != exitDone {
+			t.Errorf("exit code %d", code)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("it watches on for nobody")
+	}
+}
+
 func TestErrorsAreJSONWhereTheOutputIs(t *testing.T) {
 	t.Parallel()
 	s := newShell(t)
@@ -338,6 +367,9 @@ func TestNamesOfAKindAreCompletedFromEtcd(t *testing.T) {
 		"history director ":         "www\n:4\n",
 		"rollback ba":               "backends\n",
 		"watch probes ":             ":4\n",
+		"probe ":                    "web-1\nweb-2\n:4\n",
+		"probe web-1 ":              ":4\n",
+		"probe --backend web-":      "web-1\nweb-2\n:4\n",
 		"get backends -o ":          "table\njson\nyaml\nwide\n:4\n",
 	} {
 		args := append([]string{"__complete"}, strings.Split(line, " ")...)

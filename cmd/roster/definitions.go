@@ -283,6 +283,9 @@ func getVerbose(ctx context.Context, w io.Writer, asking adminclient.Client, adm
 
 func getOne(ctx context.Context, w io.Writer, st *store.Store, k store.Key, revision int64, format string, columns int) error {
 	e, _, err := st.Get(ctx, k, revision)
+	if errors.Is(err, store.ErrNotFound) && revision != 0 {
+		return fmt.Errorf("there was no %s %s at revision %d; roster history %s %s shows when there was one", k.Kind.Singular(), k.Name, revision, k.Kind.Singular(), k.Name)
+	}
 	if errors.Is(err, store.ErrNotFound) {
 		return fmt.Errorf("there is no %s %s; roster get %s lists what there is", k.Kind.Singular(), k.Name, k.Kind)
 	}
@@ -394,7 +397,10 @@ func load(files []string, stdin io.Reader) ([]manifest.Entry, error) {
 }
 
 func validateCommand(s streams) *cobra.Command {
-	var files []string
+	var (
+		files  []string
+		format string
+	)
 	cmd := &cobra.Command{
 		Use:   "validate -f FILE...",
 		Short: "Check files of definitions, without etcd",
@@ -402,17 +408,27 @@ func validateCommand(s streams) *cobra.Command {
 asking etcd. A reference to something that no file defines is no error.`,
 		Example: `  roster validate -f site.yaml
   roster validate -f conf.d/*.yaml
-  roster get backends -o yaml | roster validate -f -`,
+  roster get backends -o yaml | roster validate -f -
+  roster validate -f site.yaml -o json 2>&1 | jq -r '.errors[]?'`,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := oneOf("output", format, []string{"table", "json"}); err != nil {
+				return err
+			}
 			files := append(files, args...)
 			entries, err := load(files, s.in)
 			if err != nil {
 				return err
+			}
+			if format == "json" {
+				return show.JSON(s.out, struct {
+					Valid int `json:"valid"`
+				}{len(entries)})
 			}
 			_, err = fmt.Fprintf(s.out, "%d definitions are valid\n", len(entries))
 			return err
 		},
 	}
 	cmd.Flags().StringArrayVarP(&files, "file", "f", nil, "file with definitions; - is stdin; may be given again")
+	outputFlag(cmd, &format, []string{"table", "json"})
 	return cmd
 }

@@ -39,8 +39,10 @@ a definition is invalid, and 5 if etcd does not answer.`,
 		Example: `  roster probe web-1
   roster probe --backend team-a/web-1
   roster probe web-1 -o json | jq -r '.received | @base64d'`,
-		Args:              args(0, 1, "the name of a backend"),
-		ValidArgsFunction: cobra.NoFileCompletions,
+		Args: args(0, 1, "the name of a backend"),
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
+			return c.completeKeys(cmd, append([]string{string(store.Backends)}, args...), word)
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch {
 			case len(args) == 1 && name != "":
@@ -83,6 +85,9 @@ a definition is invalid, and 5 if etcd does not answer.`,
 	}
 	c.add(cmd.Flags())
 	cmd.Flags().StringVar(&name, "backend", "", "the backend, instead of as an argument")
+	_ = cmd.RegisterFlagCompletionFunc("backend", func(cmd *cobra.Command, _ []string, word string) ([]string, cobra.ShellCompDirective) {
+		return c.completeKeys(cmd, []string{string(store.Backends)}, word)
+	})
 	outputFlag(cmd, &format, []string{"table", "json"})
 	return cmd
 }

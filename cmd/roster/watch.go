@@ -23,8 +23,8 @@ func watchCommand(s streams) *cobra.Command {
 		Use:   "watch [KIND [NAME]]",
 		Short: "Show changes as they happen",
 		Long: `Show the changes of all definitions, of a kind, of those below a name that ends in a slash,
-or of one, a line each, as they happen, until it is interrupted. With --since, those from
-that revision on come first.
+or of one, a line each, as they happen, until it is interrupted or nobody reads them any
+more. With --since, those from that revision on come first.
 
 It goes on when etcd was away. If etcd has compacted meanwhile what it has not seen, it
 says so, and shows the difference to what it knew.
@@ -47,7 +47,9 @@ changed. A private key is never shown.`,
 			if err != nil {
 				return err
 			}
-			return c.do(cmd.Context(), func(ctx context.Context, st *store.Store) error {
+			ctx, cancel := whileRead(cmd.Context(), s.out)
+			defer cancel()
+			return c.do(ctx, func(ctx context.Context, st *store.Store) error {
 				w := &following{st: st, r: r, out: s.out, err: s.err, json: format == "json"}
 				if err := w.begin(ctx, since); err != nil {
 					return err
