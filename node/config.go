@@ -59,6 +59,10 @@ type Config struct {
 	// Version is the program's, for status and metrics.
 	Version string
 
+	// Guard is the percentage, 1 to 100, of the backends of five minutes ago below which
+	// removals are held, see [guard.Guard]. Zero: nothing is held.
+	Guard int
+
 	// ReadyTimeout is how long, after the first table, the node waits to be ready for
 	// the first answers of that table's probes. Zero: not.
 	ReadyTimeout time.Duration
@@ -153,6 +157,9 @@ func (c Config) Validate() error {
 		errs = multierror.Append(errs, c.Embedded.Validate())
 	}
 	errs = multierror.Append(errs, etcd.Validate(), c.Tracing.Validate())
+	if c.Guard < 0 || c.Guard > 100 {
+		fail("guard is %d%%, want 1%% to 100%%, or nothing", c.Guard)
+	}
 	if c.ReadyTimeout < 0 {
 		fail("ready timeout is %v, want 0 or more", c.ReadyTimeout)
 	}

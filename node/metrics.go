@@ -91,6 +91,7 @@ var (
 	staleness       = desc("etcd_staleness_seconds", "Time since it was last proven that no change was missed.")
 	relists         = desc("etcd_relists_total", "Complete lists of the prefix after the first.")
 	listHeld        = desc("etcd_list_held", "1 while an empty list of etcd is not believed.")
+	heldBackends    = desc("backends_held", "Backends that etcd has not any more and that are served until their removal is acknowledged.")
 	definitions     = desc("definitions", "Definitions in effect.", "kind")
 	rejected        = desc("definitions_rejected", "Keys whose newest value is not in effect.")
 	dangling        = desc("references_dangling", "References of definitions to names that nobody defines.")
@@ -174,6 +175,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	gauge(digest, float64(t.Digest()[0]>>16)) // what a float64 holds exactly, with room
 	flag(connected, w.Connected)
 	flag(listHeld, w.Held != "")
+	gauge(heldBackends, float64(n.guard.Held().Count))
 	if !w.Fresh.IsZero() {
 		gauge(staleness, time.Since(w.Fresh).Seconds())
 	}

@@ -27,6 +27,7 @@ import (
 	"roster/node/accesslog"
 	"roster/node/admin"
 	"roster/node/certs"
+	"roster/node/guard"
 	"roster/node/presence"
 	"roster/node/proxy"
 	"roster/node/table"
@@ -50,6 +51,9 @@ const firstAnswers = time.Second
 // first list, where etcd is slow, or is not there.
 const firstPresence = 2 * time.Second
 
+// heldNames is how many of the backends held the log names.
+const heldNames = 10
+
 // worthALine is how many definitions deleted at once are worth a line of the log.
 const worthALine = 10
 
@@ -69,6 +73,7 @@ type Node struct {
 	admin    net.Addr                      // nil for none
 	applied  chan struct{}                 // closed once the first table is there
 	ready    chan struct{}                 // closed once its probes have answered, too
+	guard    *guard.Guard                  // nil: nothing is held
 	health   *healthLog
 	events   admin.Events
 	draining atomic.Bool
@@ -171,7 +176,7 @@ func (n *Node) Run(ctx context.Context) error {
 	}
 	if adminListener != nil {
 		server := &admin.Server{Node: n, Access: n.config.AdminAccess, Metrics: n.metrics(), Events: &n.events, Store: n.store, Logger: log,
-			Members: n.store, Traffic: n.traffic,
+			Members: n.store, Traffic: n.traffic, HeldSince: n.guard.Since,
 			Policy: n.proxy.Policy(), Start: n.applier.Start()}
 		g.Go(func() error { return server.Serve(gctx, adminListener) })
 	}
@@ -280,6 +285,9 @@ func (n *Node) build(own []netip.AddrPort) (err error) {
 	n.probers = prober.New(prober.Config{Pools: n.pools.ForProbes(), Node: c.ID, Logger: c.Logger})
 	n.health = newHealthLog(c.Logger)
 	n.applier = table.NewApplier(n.pools)
+	if c.Guard > 0 {
+		n.guard = guard.New(c.Guard)
+	}
 	n.applier.Probe(n.probers, func(t prober.Transition) {
 		n.health.note(t)
 		n.events.Health(t)
@@ -392,6 +400,11 @@ func (n *Node) apply(ctx context.Context) error {
 		if err != nil {
 			return nil // ctx has ended
 		}
+		guarded := n.guard.Apply(change, time.Now())
+		if n.sayHeld(guarded); guarded.None {
+			continue
+		}
+		change = guarded.Change
 		if n.certs != nil {
 			n.certs.Apply(certificates(change)) // before the table, whose revision says that all is in effect
 		}
@@ -421,6 +434,24 @@ func (n *Node) apply(ctx context.Context) error {
 		for r := range t.NewlyRejected(old) {
 			n.config.Logger.Warn("definition rejected", "key", r.Key, "revision", r.Revision, "in_effect", r.InEffect, "error", r.Err)
 		}
+	}
+}
+
+// sayHeld logs what the guard begins to hold, loudly, and what it lets go of.
+func (n *Node) sayHeld(o guard.Outcome) {
+	if o.Held+o.Released == 0 {
+		return
+	}
+	h := n.guard.Held()
+	switch {
+	case o.Held > 0 && o.Held == h.Count:
+		n.config.Logger.Error("too many backends were removed at once: they are held, and served on; roster ack releases them",
+			"backends", h.Count, "guard", fmt.Sprintf("%d%%", n.config.Guard), "acknowledge", h.Revision, "names", h.Names[:min(len(h.Names), heldNames)])
+	case o.Held > 0:
+		n.config.Logger.Debug("more removals are held", "backends", o.Held, "acknowledge", h.Revision)
+	}
+	if o.Released > 0 {
+		n.config.Logger.Info("held removals are acknowledged", "backends", o.Released, "still_held", h.Count)
 	}
 }
 
@@ -520,6 +551,7 @@ func (n *Node) Status() admin.Status {
 			Relists:   w.Relists,
 		},
 		HeldList: w.Held,
+		Held:     n.held(w),
 		Ignored:  w.Ignored,
 		Leaving:  n.applier.Leaving(),
 		Presence: n.presence.Status(),
@@ -532,6 +564,22 @@ func (n *Node) Status() admin.Status {
 	s.Describe(t)
 	s.Warnings = slices.Insert(s.Warnings, 0, n.secretWarnings()...) // never nil: it is a list in JSON
 	return s
+}
+
+// held is what is kept although etcd does not have it; nil: nothing.
+func (n *Node) held(w watcher.Status) *admin.Held {
+	h := n.guard.Held()
+	if h.Count == 0 && w.Held == "" {
+		return nil
+	}
+	held := &admin.Held{Backends: h.Count, Names: h.Names, Since: h.Since, Revision: h.Revision, List: w.Held}
+	if w.Held != "" { // its acknowledgement is one of all that was removed before, too
+		held.Revision = w.HeldRevision
+		if h.Count == 0 {
+			held.Names, held.Since = []string{}, w.HeldSince
+		}
+	}
+	return held
 }
 
 // overrides logs, and sends as events, what operators say of backends and directors.

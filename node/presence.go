@@ -142,5 +142,8 @@ func (n *Node) present() store.Presence {
 	}
 	p.MoreRejected = t.Counts().Rejected - len(p.Rejected)
 	p.Leaving, p.MoreLeaving = n.leaving(t)
+	if h := n.guard.Held(); h.Count > 0 {
+		p.Held = &store.Held{Backends: h.Count, Revision: h.Revision}
+	}
 	return p
 }

@@ -35,6 +35,9 @@ type Presence struct {
 	Listed int64  `json:"listed"`
 	Digest string `json:"digest"`
 
+	// Held are removed backends that the node's guard keeps; nil: none.
+	Held *Held `json:"held,omitempty"`
+
 	Rejected     []string `json:"rejected,omitempty"`      // keys whose newest value is not in effect, the first of them
 	MoreRejected int      `json:"more_rejected,omitempty"` // how many more there are
 
@@ -43,6 +46,12 @@ type Presence struct {
 
 	Leaving     []Leaving `json:"leaving,omitempty"`      // backends that are drained or deleted, the first of them
 	MoreLeaving int       `json:"more_leaving,omitempty"` // how many more there are
+}
+
+// Held are backends that a node serves although they were removed, too many at once.
+type Held struct {
+	Backends int   `json:"backends"` // how many
+	Revision int64 `json:"revision"` // whose acknowledgement releases them all
 }
 
 // Leaving is what a node still has with a backend that is drained, or deleted.

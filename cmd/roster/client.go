@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"strconv"
 	"strings"
 	"time"
 
@@ -127,6 +128,22 @@ func (d *duration) Set(s string) error {
 		*d = duration(v)
 	}
 	return err
+}
+
+// share is a flag of a percentage: "50%"; 0 is none.
+type share int
+
+func (p *share) String() string { return strconv.Itoa(int(*p)) + "%" }
+func (p *share) Type() string   { return "share" }
+
+func (p *share) Set(text string) error {
+	digits, ok := strings.CutSuffix(text, "%")
+	n, err := strconv.Atoi(digits)
+	if !ok || err != nil || n < 0 || n > 100 {
+		return fmt.Errorf("%q is no share, want 0%% to 100%%, such as 50%%", text)
+	}
+	*p = share(n)
+	return nil
 }
 
 // size is a flag in the syntax of definitions: "65536", "64KiB".

@@ -171,6 +171,7 @@ environment, and that over the file:
 	f.StringVar(&data, "data", "roster.data", "folder for the data of the node's own etcd")
 	f.StringVar(&cfg.ID, "node-id", "", "name of this node; by default host name and listening port")
 	f.Var(newDuration(&cfg.ReadyTimeout, 10*time.Second), "ready-timeout", "how long a node that starts waits to be ready for the first answers of its backends' probes; 0s is not at all")
+	f.Var((*share)(&cfg.Guard), "guard", "share of the backends of five minutes ago, if there were 10 or more, below which removals are held until roster ack: 1% to 100%; 0% holds none")
 	f.Var(newDuration(&cfg.DrainDelay, 0), "drain-delay", "how long a node that ends still accepts connections")
 	f.Var(newDuration(&cfg.DrainTimeout, 30*time.Second), "drain-timeout", "how long requests in progress may take when a node ends")
 	f.StringVar(&unknownFields, "unknown-fields", "reject", "a definition with a field that this release does not know: reject, or warn and serve it without")

@@ -151,8 +151,17 @@ type Status struct {
 	Rejected []Rejected     `json:"rejected"`
 	Dangling []Dangling     `json:"dangling"`
 	HeldList string         `json:"held_list"`
+	Held     *Held          `json:"held"` // nil: nothing is
 	Leaving  int            `json:"leaving"`
 	Counts   map[string]int `json:"counts"`
+}
+
+// Held is what the node keeps although etcd does not have it.
+type Held struct {
+	Backends int      `json:"backends"`
+	Names    []string `json:"names"`
+	Revision int64    `json:"revision"` // to acknowledge
+	List     string   `json:"list"`
 }
 
 // Rejected is one key whose newest value is invalid.

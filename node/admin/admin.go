@@ -47,7 +47,9 @@ type Server struct {
 	Store   Store        // of writes
 	Members Members      // of /v1/fleet; nil: there are none
 	Traffic func() Traffic
-	Logger  *slog.Logger // gets writes and faults; nil discards
+	// HeldSince says since when a backend is held, if it is; nil: none ever is.
+	HeldSince func(name string) (time.Time, bool)
+	Logger    *slog.Logger // gets writes and faults; nil discards
 	// Policy is that of the node's exchanges, and Start the zero of its clock, see
 	// table.Applier.Start: for /v1/explain. Without a policy it goes by the defaults.
 	Policy *exchange.Policy
@@ -233,7 +235,7 @@ func (s *Server) backends(w http.ResponseWriter, r *http.Request) {
 			list.Next = list.Items[p.limit-1].Name
 			break
 		}
-		list.Items = append(list.Items, backendOf(slot, verbose))
+		list.Items = append(list.Items, s.backendOf(slot, verbose))
 	}
 	answer(w, http.StatusOK, list)
 }
@@ -263,7 +265,7 @@ func (s *Server) backend(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	revision(w, slot.Backend.ModRevision)
-	answer(w, http.StatusOK, backendOf(slot, true))
+	answer(w, http.StatusOK, s.backendOf(slot, true))
 }
 
 func answer(w http.ResponseWriter, status int, v any) {

@@ -197,7 +197,7 @@ func (s *Server) searchBackends(w http.ResponseWriter, r *http.Request) {
 	}
 	out.Items = []Backend{}
 	for _, slot := range cut(span, sick, draining, healthy) {
-		out.Items = append(out.Items, backendOf(slot, true))
+		out.Items = append(out.Items, s.backendOf(slot, true))
 	}
 	answer(w, http.StatusOK, out)
 }

@@ -31,8 +31,10 @@ type Status struct {
 	Warnings []Warning  `json:"warnings"`
 	// HeldList says why an empty list from etcd is not believed.
 	HeldList string `json:"held_list,omitempty"`
-	Ignored  int    `json:"ignored"` // keys under the prefix that are no definitions
-	Leaving  int    `json:"leaving"` // removed backends with requests in progress
+	// Held is what is served although etcd does not have it; absent if nothing is.
+	Held    *Held `json:"held,omitempty"`
+	Ignored int   `json:"ignored"` // keys under the prefix that are no definitions
+	Leaving int   `json:"leaving"` // removed backends with requests in progress
 	// Presence is how the node stands with its keys in etcd by which the fleet knows it.
 	Presence presence.Status `json:"presence"`
 	Counts   Counts          `json:"counts"`
@@ -46,6 +48,16 @@ type Etcd struct {
 	Cluster   string `json:"cluster"`
 	Error     string `json:"error,omitempty"`
 	Relists   int64  `json:"relists"`
+}
+
+// Held is what a node keeps although etcd does not have it.
+type Held struct {
+	Backends int       `json:"backends"` // removed ones, too many at once for --guard
+	Names    []string  `json:"names"`    // the first of them
+	Since    time.Time `json:"since"`
+	// Revision is the one whose acknowledgement (roster ack) releases all of it.
+	Revision int64  `json:"revision"`
+	List     string `json:"list,omitempty"` // why an empty list is not believed, if that is so
 }
 
 // Rejected is a key whose newest value is not in effect.
@@ -153,6 +165,8 @@ type Backend struct {
 	Health      Health          `json:"health"`
 	Requests    Requests        `json:"requests"`
 	Connections Connections     `json:"connections"`
+	// Removed is when etcd lost a backend that is held, see Held; absent for others.
+	Removed *time.Time `json:"removed,omitempty"`
 }
 
 // Health is whether a backend is chosen for new requests, and who says so.
@@ -176,6 +190,17 @@ type Requests struct {
 type Connections struct {
 	Active int `json:"active"`
 	Idle   int `json:"idle"`
+}
+
+// backendOf describes a backend, and says whether it is held.
+func (s *Server) backendOf(slot *table.Slot, rows bool) Backend {
+	out := backendOf(slot, rows)
+	if s.HeldSince != nil {
+		if since, held := s.HeldSince(slot.Backend.Name); held {
+			out.Removed = &since
+		}
+	}
+	return out
 }
 
 // backendOf describes a backend; rows: with its probe's history.

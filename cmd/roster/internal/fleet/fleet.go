@@ -82,6 +82,12 @@ type status struct {
 	} `json:"warnings"`
 	Ignored  int    `json:"ignored"`
 	HeldList string `json:"held_list"`
+	Held     struct {
+		Backends int       `json:"backends"`
+		Names    []string  `json:"names"`
+		Since    time.Time `json:"since"`
+		Revision int64     `json:"revision"`
+	} `json:"held"`
 }
 
 // rejected is an invalid value on a node, and what the node serves instead.
@@ -178,8 +184,8 @@ func (f *Fleet) Count(ctx context.Context, s *store.Store) error {
 }
 
 // Fault says what is wrong with nodes: those that do not answer, are unknown, are not
-// ready, or whose digest differs from that of others at the same revision. It is nil if
-// nothing is.
+// ready, hold removed backends, or whose digest differs from that of others at the same
+// revision. It is nil if nothing is.
 func (f *Fleet) Fault() error {
 	var errs *multierror.Error
 	digests := map[int64]map[string][]string{}
@@ -281,6 +287,14 @@ func (f *Fleet) Write(w io.Writer) error {
 		}
 		if n.status.HeldList != "" {
 			fmt.Fprintf(t, "held by %s: %s\n", n.status.Node, n.status.HeldList)
+		}
+		if h := n.status.Held; h.Backends > 0 {
+			names := strings.Join(h.Names[:min(len(h.Names), shown)], ", ")
+			if h.Backends > len(h.Names) || len(h.Names) > shown {
+				names += ", ..."
+			}
+			fmt.Fprintf(t, "held by %s: %d removed backends since %s (%s); roster ack %d, if that was meant\n",
+				n.status.Node, h.Backends, h.Since.Format(time.RFC3339), names, h.Revision)
 		}
 	}
 	if f.NotAsked != "" {

@@ -170,7 +170,21 @@ func (f *Fleet) memberFaults() (errs []error) {
 	for _, d := range f.Differences {
 		errs = append(errs, differ(d.Revision, d.Digests))
 	}
+	for _, m := range f.Members {
+		if p := m.Presence; m.State != IsUnknown && p.Held != nil {
+			errs = append(errs, holds(m.name, *p.Held))
+		}
+	}
 	return errs
+}
+
+// holds says what a node's guard keeps.
+func holds(name string, h store.Held) error {
+	backends := "backends that were"
+	if h.Backends == 1 {
+		backends = "backend that was"
+	}
+	return fmt.Errorf("node %s holds %d %s removed; roster ack %d, if that was meant", name, h.Backends, backends, h.Revision)
 }
 
 // writeMembers writes a line per member, and what they say that is worth one.
@@ -209,6 +223,11 @@ func (f *Fleet) writeMembers(w io.Writer) {
 		}
 		for _, key := range m.Presence.Rejected {
 			rejected[key] = append(rejected[key], m.name)
+		}
+	}
+	for _, m := range f.Members {
+		if m.State != IsUnknown && m.Presence.Held != nil && !f.asked(m.Node) {
+			fmt.Fprintf(w, "held: %v\n", holds(m.name, *m.Presence.Held))
 		}
 	}
 	for _, key := range slices.Sorted(maps.Keys(rejected)) {
