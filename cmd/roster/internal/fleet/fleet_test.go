@@ -173,7 +173,7 @@ func TestCountReadsEtcd(t *testing.T) {
 	if len(f.Etcd.Invalid) != 1 || f.Etcd.Invalid[0].Key != "backends/b" || len(f.Etcd.Invalid[0].Errors) != 2 {
 		t.Errorf("invalid: %+v, want backends/b with both its errors", f.Etcd.Invalid)
 	}
-	if b, err := json.Marshal(f); err != nil || !strings.Contains(string(b), `"nodes":null`) {
+	if b, err := json.Marshal(f); err != nil || !strings.Contains(string(b), `"nodes":[]`) {
 		t.Errorf("as JSON: %s, %v", b, err)
 	}
 }
