@@ -205,7 +205,7 @@ func dashboardFleet(t *testing.T) (etcd *harness.Etcd, nodes []*harness.Node, or
 	for i := range 5 {
 		etcd.Put(fmt.Sprintf("/roster/backends/api/node-%d", i+1), origins[i%3].Definition(`"labels": {"app": "api"}`, `"comment": `+quoted(hostile), probeOften))
 	}
-	etcd.Put("/roster/backends/static", origins[0].Definition(`"labels": {"note": `+quoted(hostile)+`}`))
+	etcd.Put("/roster/backends/static", `{"host": "::1", "port": 8080, "labels": {"note": `+quoted(hostile)+`}}`)
 	etcd.Put("/roster/directors/www", `{"type": "round_robin", "select": {"app": "shop"}}`)
 	etcd.Put("/roster/directors/api-pool", `{"type": "least_connections", "select": {"app": "api"}, "backends": ["api/gone"]}`)
 	etcd.Put("/roster/routes/api", `{"match": {"path": "/api/*"}, "backend": "api-pool"}`)
@@ -248,6 +248,7 @@ func TestDashboardShowsTheFleet(t *testing.T) {
 	p.until("a line of rates", `(document.querySelector("#rate-spark path:last-child")?.getAttribute("d") ?? "").split("L").length > 4`, "document.querySelector('#rate-spark').outerHTML")
 
 	// As text, everywhere.
+	p.untilText(`#backend-table tr[data-key="static"]`, "[::1]:8080")
 	for selector, part := range map[string]string{`#backend-table tr[data-key="static"]`: "<script>window.pwned=2</script>", "#faults": "<script>"} {
 		p.untilText(selector, part)
 	}

@@ -396,7 +396,9 @@ function addressOf(d) {
   if (typeof d === "string") return d; // of a definition that may not be shown
   if (d.none) return "none";
   if (d.path) return d.path;
-  return (d.host ?? "") + (d.port ? ":" + d.port : "");
+  const host = d.host ?? "";
+  if (!d.port) return host; // which may have one in it
+  return (host.includes(":") && !host.startsWith("[") ? "[" + host + "]" : host) + ":" + d.port; // an address of IPv6
 }
 
 const labelsOf = (d) => Object.entries((typeof d === "object" && d.labels) || {}).map(([k, v]) => k + "=" + v);
