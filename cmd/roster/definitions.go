@@ -272,7 +272,7 @@ func getVerbose(ctx context.Context, w io.Writer, asking adminclient.Client, adm
 	}
 	switch {
 	case err != nil:
-		return fmt.Errorf("the node at %s does not answer: %w; is it running, and its admin API there?", admin, err)
+		return fleet.Unasked(admin, err)
 	case format == "table":
 		return fleet.WriteList(w, all)
 	case name != "":

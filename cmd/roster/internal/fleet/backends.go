@@ -85,7 +85,7 @@ func One(ctx context.Context, c adminclient.Client, admin, name string) (raw jso
 	case code == http.StatusNotFound:
 		err = ErrNoBackend
 	case code != http.StatusOK:
-		err = fmt.Errorf("GET %s: %d %s", path, code, body)
+		err = refusal(path, code, body)
 	default:
 		raw = json.RawMessage(body)
 		err = json.Unmarshal(raw, &b)

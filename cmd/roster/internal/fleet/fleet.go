@@ -4,8 +4,10 @@ package fleet
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"net/http"
 	"slices"
@@ -57,6 +59,7 @@ type Node struct {
 	Backends []Backend       `json:"backends,omitempty"`
 
 	status status
+	err    error // that Error is of
 }
 
 // status is what is read of a node's status.
@@ -114,12 +117,41 @@ func getJSON(ctx context.Context, c adminclient.Client, admin, path string, into
 		return err
 	}
 	if code != http.StatusOK {
-		return fmt.Errorf("GET %s: %d %s", path, code, body)
+		return refusal(path, code, body)
 	}
 	if err := json.Unmarshal([]byte(body), into); err != nil {
 		return fmt.Errorf("GET %s: %w", path, err)
 	}
 	return nil
+}
+
+// refusedError is an answer that is not what was asked for.
+type refusedError string
+
+func (e refusedError) Error() string { return string(e) }
+
+func refusal(path string, code int, body string) error {
+	var fault struct {
+		Errors []string `json:"errors"`
+	}
+	if json.Unmarshal([]byte(body), &fault) == nil && len(fault.Errors) > 0 {
+		body = strings.Join(fault.Errors, "; ")
+	}
+	return refusedError(fmt.Sprintf("GET %s: %d %s", path, code, body))
+}
+
+// Unasked says that and why the node at an address was not asked with success: it refuses,
+// it does not answer, or a file of this machine is the cause.
+func Unasked(admin string, err error) error {
+	var refused refusedError
+	var file *fs.PathError
+	switch {
+	case errors.As(err, &refused):
+		return fmt.Errorf("the node at %s refuses: %w", admin, err)
+	case errors.As(err, &file):
+		return fmt.Errorf("the node at %s was not asked: %w", admin, err)
+	}
+	return fmt.Errorf("the node at %s does not answer: %w; is it running, and its admin API there?", admin, err)
 }
 
 // Ask asks nodes at once, each for at most the time-out. What went wrong is in the
@@ -142,9 +174,13 @@ func (f *Fleet) Ask(ctx context.Context, admins []string, timeout time.Duration,
 // fault.
 func (f *Fleet) AskLocal(ctx context.Context, admin string, timeout time.Duration, histories bool) {
 	f.Ask(ctx, []string{admin}, timeout, histories)
-	if f.Nodes[0].Error != "" {
+	if err := f.Nodes[0].err; err != nil {
 		f.Nodes = []Node{}
 		f.NotAsked = fmt.Sprintf("no node answers at %s; --admin HOST:PORT,... names those to ask", admin)
+		var refused refusedError
+		if errors.As(err, &refused) {
+			f.NotAsked = Unasked(admin, err).Error()
+		}
 	}
 }
 
@@ -157,7 +193,7 @@ func (n *Node) ask(ctx context.Context, c adminclient.Client, histories bool) {
 		n.Backends, err = backends(ctx, c, n.Admin, histories)
 	}
 	if err != nil {
-		n.Error = err.Error()
+		n.Error, n.err = err.Error(), err
 	}
 }
 
@@ -192,7 +228,7 @@ func (f *Fleet) Fault() error {
 	for _, n := range f.Nodes {
 		switch {
 		case n.Error != "":
-			errs = multierror.Append(errs, fmt.Errorf("the node at %s does not answer: %s; is it running, and its admin API there?", n.Admin, n.Error))
+			errs = multierror.Append(errs, Unasked(n.Admin, n.err))
 			continue
 		case !n.status.Ready:
 			errs = multierror.Append(errs, fmt.Errorf("node %s is not ready", n.status.Node))
@@ -229,7 +265,7 @@ func (f *Fleet) Write(w io.Writer) error {
 	for _, n := range f.Nodes {
 		s := n.status
 		if n.Error != "" {
-			fmt.Fprintf(t, "-\t%s\tdoes not answer\n", n.Admin)
+			fmt.Fprintf(t, "-\t%s\t-\tno answer\t-\t-\t-\t-\t-\n", n.Admin) // all cells, or those below are not in line
 			continue
 		}
 		etcd := "connected"

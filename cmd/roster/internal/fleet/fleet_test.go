@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -98,6 +99,44 @@ func TestFaultsAreNamed(t *testing.T) {
 	}
 	if strings.Contains(err.Error(), "revision 6") {
 		t.Errorf("a node at another revision is said to differ: %v", err)
+	}
+}
+
+// A node that refuses is not said to be away, nor is one that was never asked; and who does
+// not answer does not put the others' columns out of line.
+func TestNodesThatWereNotAskedSayWhy(t *testing.T) {
+	t.Parallel()
+	closed := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusUnauthorized)
+		fmt.Fprint(w, `{"errors":["a token is needed"]}`)
+	}))
+	t.Cleanup(closed.Close)
+	at := closed.Listener.Addr().String()
+
+	var f fleet.Fleet
+	f.Ask(t.Context(), []string{at, node(t, fine, "")}, time.Minute, false)
+	if err, want := f.Fault(), "the node at "+at+" refuses: GET /v1/status: 401 a token is needed"; err == nil || !strings.HasSuffix(strings.TrimSpace(err.Error()), want) {
+		t.Errorf("got %v, want %s", err, want)
+	}
+	var out strings.Builder
+	if err := f.Write(&out); err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(out.String(), "\n")
+	if column := strings.Index(lines[0], "ETCD"); column < 0 || column != strings.Index(lines[2], "connected") {
+		t.Errorf("ETCD is not above its column:\n%s", strings.Join(lines[:3], "\n"))
+	}
+
+	f = fleet.Fleet{}
+	f.AskLocal(t.Context(), at, time.Minute, false)
+	if want := "the node at " + at + " refuses: GET /v1/status: 401 a token is needed"; f.NotAsked != want || f.Fault() != nil {
+		t.Errorf("got %q and %v, want %q", f.NotAsked, f.Fault(), want)
+	}
+
+	f = fleet.Fleet{Client: adminclient.Client{TokenFile: filepath.Join(t.TempDir(), "token")}}
+	f.Ask(t.Context(), []string{at}, time.Minute, false)
+	if err := f.Fault(); err == nil || !strings.Contains(err.Error(), "was not asked: admin-token-file: open ") {
+		t.Errorf("without the token's file: %v", err)
 	}
 }
 
