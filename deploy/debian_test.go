@@ -74,6 +74,7 @@ func TestDebianPackage(t *testing.T) {
 		"usr/share/doc/roster/copyright":                  "-rw-r--r--",
 		"usr/share/doc/roster/changelog.gz":               "-rw-r--r--",
 		"usr/share/doc/roster/METRICS.md.gz":              "-rw-r--r--",
+		"usr/share/doc/roster/howto/draining.md.gz":       "-rw-r--r--",
 		"usr/share/doc/roster/examples/alerts.yaml":       "-rw-r--r--",
 		"usr/share/doc/roster/examples/roster.json":       "-rw-r--r--",
 		"usr/share/doc/roster/examples/etcd-roles.sh":     "-rwxr-xr-x",
@@ -146,6 +147,9 @@ func TestDebianVersions(t *testing.T) {
 	version := func(v string) string {
 		name := strings.Split(filepath.Base(buildPackage(t, v)), "_")
 		return name[1]
+	}
+	if v := version(""); v != "0~20231114221320" {
+		t.Errorf("a source without its history is %s", v)
 	}
 	ascending := []string{version("1234abc-dirty"), version("v0.1.0"), version("v0.1.0-3-gabc"), version("v0.1.1")}
 	if ascending[0] != "0~20231114221320.1234abc.dirty" {
