@@ -21,6 +21,10 @@ type Use struct {
 	// first answer that leaves a new backend sick, in order, from one goroutine of the
 	// Manager's. It must not block. Nil means nobody.
 	Notify func(Transition)
+	// Changed is called as soon as a probe has changed the verdict, before anybody is told
+	// that the check has an answer. It is called under the Manager's lock: it must not block,
+	// nor call the Manager. Nil means nobody.
+	Changed func()
 }
 
 // Transition is a change of a backend's verdict.
@@ -41,6 +45,7 @@ type Ref struct {
 	m       *Manager
 	name    string
 	notify  func(Transition)
+	changed func()
 	healthy atomic.Bool
 
 	// Of the Manager's mu:
@@ -60,7 +65,7 @@ func (m *Manager) Acquire(c *Check, u Use) (*Ref, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Ref{m: m, name: u.Name, notify: u.Notify, judge: u.Judge, carry: u.Carry}
+	r := &Ref{m: m, name: u.Name, notify: u.Notify, changed: u.Changed, judge: u.Judge, carry: u.Carry}
 	r.link(pr)
 	r.healthy.Store(r.verdict(pr.history.Load()))
 	r.since = u.Since
@@ -195,7 +200,9 @@ func (m *Manager) judge(r *Ref, h *History) {
 		m.stats.WentSick++
 		r.since = h.At
 	}
-	r.healthy.Store(is)
+	if r.healthy.Swap(is) != is && r.changed != nil {
+		r.changed()
+	}
 	if r.notify == nil {
 		return
 	}

@@ -256,22 +256,26 @@ func (c *client) notRouted(err error) exchange.Failure {
 	return exchange.BadCondition
 }
 
-// mostPassedOver is how many backends one pick may pass over.
+// mostPassedOver is how many backends one retry may pass over.
 const mostPassedOver = 16
 
 // pick asks the table for a backend. A try may come long after the request: whoever was
-// drained or deleted since then is passed over, as the fleet may have been told that
-// nothing comes to it any more.
+// drained or deleted since then gets none, as the fleet may have been told that nothing
+// comes to it any more. A request that has gone nowhere yet begins anew by the newest
+// table; a retry, whose head is that of its route, goes to another.
 func (c *client) pick() exchange.Step {
 	c.release()
 	b, err := c.table.Pick(c.ref, &c.ask)
 	if newest := c.p.config.Table(); newest != c.table {
 		for passed := 0; err == nil && !newest.Takes(b); passed++ {
-			if passed == mostPassedOver {
+			switch {
+			case c.x.Retries() == 0:
+				return c.route()
+			case passed == mostPassedOver:
 				err = balancer.ErrNoBackend
-				break
+			default:
+				b, err = c.table.Pick(c.ref, &c.ask)
 			}
-			b, err = c.table.Pick(c.ref, &c.ask)
 		}
 	}
 	if err != nil {

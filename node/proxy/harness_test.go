@@ -52,7 +52,9 @@ func newRigOver(t testing.TB, pools pool.Config, c Config, defs definitions) *ri
 	r := &rig{t: t, pools: pool.New(pools)}
 	r.applier = table.NewApplier(r.pools)
 	r.apply(defs)
-	c.Table = r.applier.Current
+	if c.Table == nil {
+		c.Table = r.applier.Current
+	}
 	if c.Logger == nil {
 		c.Logger = slog.New(alarmed{slog.DiscardHandler, t})
 	}
@@ -88,6 +90,10 @@ func (r *rig) apply(defs definitions) {
 		key, ok := store.ParseKey(k)
 		if !ok {
 			r.t.Fatalf("key %s", k)
+		}
+		if v == "" {
+			change.Deletes = append(change.Deletes, key)
+			continue
 		}
 		def, _, err := store.Decode(key, []byte(v), store.Reject)
 		if err != nil {

@@ -9,10 +9,12 @@ import (
 	"net/netip"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"roster/exchange"
+	"roster/node/table"
 )
 
 const (
@@ -1089,4 +1091,34 @@ func TestEmptyLinesBetweenRequests(t *testing.T) {
 		expect(t, "body", c.take(5), "hello")
 	}
 	expect(t, "end, without 408", c.rest(), "")
+}
+
+// The whole set is replaced after a request was routed and before it has a backend.
+func TestARequestThatHasGoneNowhereGoesByTheNewestTable(t *testing.T) {
+	t.Parallel()
+	o := newOrigin(t)
+	var swap atomic.Pointer[func()]
+	var tables atomic.Pointer[table.Applier]
+	c := Config{Table: func() *table.Table {
+		routed := tables.Load().Current()
+		if f := swap.Swap(nil); f != nil {
+			(*f)()
+		}
+		return routed
+	}}
+	old := definitions{"backends/old": o.backend(), "directors/default": `{"type":"round_robin","backends":["old"]}`,
+		"routes/r": `{"backend":"default","response_headers":{"set":{"X-Set":"old"}}}`}
+	r := newRig(t, c, old)
+	tables.Store(r.applier)
+	replace := func() {
+		r.apply(definitions{"backends/old": "", "backends/new": o.backend(), "directors/default": `{"type":"round_robin","backends":["new"]}`,
+			"routes/r": `{"backend":"default","response_headers":{"set":{"X-Set":"new"}}}`})
+	}
+	swap.Store(&replace)
+	conn := r.dial()
+	conn.send(get)
+	b := o.accept()
+	b.head()
+	b.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+	contains(t, "answer", conn.head(), " 200 ", "X-Set: new")
 }

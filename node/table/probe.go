@@ -31,7 +31,7 @@ func (a *Applier) transition(t prober.Transition) {
 		return // its definition is no longer in effect
 	}
 	if ref, ok := a.Current().names.Get([]byte(t.Name)); ok {
-		a.views.mark(ref)
+		a.views.mark(ref) // again: it may have changed while this table was made
 	}
 	a.settleQueue(t.Name)
 	a.tell(s.Backend.Runtime, t)
@@ -141,7 +141,8 @@ func (w *work) probe(name string) {
 	}
 	old := s.Backend.Probe
 	var check *prober.Check
-	use := prober.Use{Name: name, Notify: w.onTransition}
+	// Its directors know at once: a view that says no is believed.
+	use := prober.Use{Name: name, Notify: w.onTransition, Changed: func() { w.views.mark(ref) }}
 	if p := w.t.probeOf(s.Backend.Def); p != nil && s.Backend.Pool != nil {
 		deps, _ := w.deps(s.Backend.Def) // the pool has them
 		check, use.Judge = prober.CheckOf(s.Backend.Def, p, deps), prober.JudgeOf(p)

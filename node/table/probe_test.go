@@ -473,3 +473,33 @@ func TestFirstAnswersAreToldOf(t *testing.T) {
 		}
 	}
 }
+
+// Whoever waits for the first answers is served by them, though nobody was told yet.
+func TestAGoodAnswerIsInPicksBeforeAnybodyIsTold(t *testing.T) {
+	t.Parallel()
+	origin := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	defer origin.Close()
+	address := strings.TrimPrefix(origin.URL, "http://")
+	a, m := probed()
+	tab := a.Apply(watcher.Change{Revision: 1, Puts: []watcher.Item{
+		decode(t, store.Key{Kind: store.Backends, Name: "b"}, `{"host":"`+address+`","probe":{"threshold":1,"initial":0}}`, 1, 1),
+		decode(t, store.Key{Kind: store.Directors, Name: "low"}, `{"type":"round_robin","backends":["b"]}`, 1, 1),
+		decode(t, store.Key{Kind: store.Directors, Name: "d"}, `{"type":"random","backends":["low"]}`, 1, 1),
+	}})
+	a.health.Lock() // who is told of a verdict has to wait
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() { m.Run(ctx) })
+	defer running.Wait()
+	defer cancel()
+	defer a.health.Unlock()
+	if err := m.Answered(ctx); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"low", "d"} {
+		var ask Ask
+		if got := request(t, tab, &ask, name); got != "b" {
+			t.Errorf("a request to %s went to %q, want b", name, got)
+		}
+	}
+}
