@@ -16,6 +16,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -131,7 +132,14 @@ func (s *Server) Handler() http.Handler {
 		_, pattern := mux.Handler(r)
 		return slices.ContainsFunc(all, func(known route) bool { return known.open && known.method+" "+known.pattern() == pattern })
 	}
-	return s.guard(open, mux)
+	return s.guard(open, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// ServeMux would send the client elsewhere, and curl, without a word, does not go.
+		if clean := path.Clean(r.URL.Path); r.URL.Path != clean && r.URL.Path != clean+"/" {
+			fail(w, http.StatusNotFound, "nothing is at %s: a path has neither empty segments nor those of dots; /openapi.json has what there is", r.URL.Path)
+			return
+		}
+		mux.ServeHTTP(w, r)
+	}))
 }
 
 func (s *Server) healthz(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") }

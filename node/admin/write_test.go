@@ -332,6 +332,21 @@ func TestADryRunWritesNothing(t *testing.T) {
 	}
 }
 
+// A write of such a path was answered 307, which curl does not follow and reports as done.
+func TestAPathThatIsNotCleanIsNotRedirected(t *testing.T) {
+	t.Parallel()
+	h, st, _ := writable(t)
+	for _, target := range []string{"/v1/backends/a//b", "/v1/backends//b", "/v1/backends/a/../b", "/v1/backends/a/./b", "//v1/backends/b", "/v1/backends/a%2F%2Fb"} {
+		w := send(h, "PUT", target, `{"host": "10.0.0.7"}`)
+		if fault := faultOf(t, w); w.Code != http.StatusNotFound || len(fault.Errors) != 1 || !strings.Contains(fault.Errors[0], "empty segments") {
+			t.Errorf("%s: %d %+v", target, w.Code, fault)
+		}
+	}
+	if entries, _, err := st.List(t.Context(), store.Backends, "", 0); err != nil || len(entries) > 0 {
+		t.Errorf("written: %v, %v", entries, err)
+	}
+}
+
 func TestBodiesAreBounded(t *testing.T) {
 	t.Parallel()
 	h, _, _ := writable(t)
