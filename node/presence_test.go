@@ -4,8 +4,11 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"sync"
 	"sync/atomic"
 	"testing"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"roster/store"
 	"roster/store/storetest"
@@ -86,12 +89,14 @@ func TestPresenceSaysWhatIsLeftOfADrainedAndOfADeletedBackend(t *testing.T) {
 			t.Parallel()
 			etcd := storetest.Etcd(t)
 			client := etcd.Client()
-			asked, release := make(chan struct{}), make(chan struct{})
+			asked, released := make(chan struct{}), make(chan struct{})
+			release := sync.OnceFunc(func() { close(released) })
 			origin := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
 				close(asked)
-				<-release
+				<-released
 			}))
 			t.Cleanup(origin.Close)
+			t.Cleanup(release)
 			n := run(t, etcd, named("n"))
 			r, err := client.Put(t.Context(), "/roster/backends/web-1", definitionOf(origin))
 			if err != nil {
@@ -120,7 +125,7 @@ func TestPresenceSaysWhatIsLeftOfADrainedAndOfADeletedBackend(t *testing.T) {
 				p := presences(t, etcd)["n"]
 				return p != nil && len(p.Leaving) == 1 && p.Leaving[0] == busy
 			})
-			close(release)
+			release()
 			if err := <-answered; err != nil {
 				t.Error(err)
 			}
@@ -170,13 +175,15 @@ func TestARetryDoesNotReachABackendThatIsQuiet(t *testing.T) {
 		t.Run(fmt.Sprintf("deleted=%v", deleted), func(t *testing.T) {
 			t.Parallel()
 			etcd := storetest.Etcd(t)
-			asked, release := make(chan struct{}), make(chan struct{})
+			asked, released := make(chan struct{}), make(chan struct{})
+			release := sync.OnceFunc(func() { close(released) })
 			slow := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
 				close(asked)
-				<-release
+				<-released
 				panic(http.ErrAbortHandler)
 			}))
 			t.Cleanup(slow.Close)
+			t.Cleanup(release)
 			var reached atomic.Int64
 			quiet := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { reached.Add(1) }))
 			t.Cleanup(quiet.Close)
@@ -201,25 +208,25 @@ func TestARetryDoesNotReachABackendThatIsQuiet(t *testing.T) {
 				answered <- resp.StatusCode
 			}()
 			<-asked
-			var err error
+			op := clientv3.OpPut("/roster/health/b", "drain")
 			if deleted {
-				_, err = etcd.Client().Delete(t.Context(), "/roster/backends/b")
-			} else {
-				_, err = etcd.Client().Put(t.Context(), "/roster/health/b", "drain")
+				op = clientv3.OpDelete("/roster/backends/b")
 			}
+			done, err := etcd.Client().Txn(t.Context()).Then(op).Commit()
 			if err != nil {
 				t.Fatal(err)
 			}
-			seen := false
 			until(t, "b to be quiet", func() bool {
 				p := presences(t, etcd)["n"]
-				seen = seen || len(p.Leaving) == 1 && p.Leaving[0].Name == "b"
-				if deleted {
-					return seen && len(p.Leaving) == 0
+				if p == nil || !p.Applied(done.Header.Revision) {
+					return false
 				}
-				return seen && p.Leaving[0].Quiet()
+				if deleted {
+					return len(p.Leaving) == 0
+				}
+				return len(p.Leaving) == 1 && p.Leaving[0].Quiet()
 			})
-			close(release)
+			release()
 			if status := <-answered; status < 500 || reached.Load() != 0 {
 				t.Errorf("answered %d, and the backend that is quiet got %d requests", status, reached.Load())
 			}
