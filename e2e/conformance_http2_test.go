@@ -141,6 +141,7 @@ type h2Case struct {
 	trailers fields
 	status   int    // of the answer; 0: it is refused, be it by an answer, a reset or the connection's end
 	seen     string // what reaches the origin, as shown by show; "": nothing
+	early    string // what may reach it instead: whole and in order, before the frames come that are not
 	check    func(harness.Message) string
 }
 
@@ -189,6 +190,9 @@ func TestHTTP2RequestsReachTheOriginOnceOrNotAtAll(t *testing.T) {
 				}
 			}
 		}
+		if c.early != "" && slices.Equal(got, []string{c.early}) {
+			got = nil
+		}
 		if want := []string{c.seen}; c.seen == "" && len(got) > 0 || c.seen != "" && !slices.Equal(got, want) {
 			t.Errorf("%s: the origin saw %q, want %q", c.name, got, c.seen)
 		}
@@ -210,7 +214,7 @@ var h2Cases = []h2Case{
 	{name: "Host instead of authority", head: fields{":method", "GET", ":scheme", "http", ":path", "/", "host", "b"}, status: 200, seen: `GET / b ""`},
 
 	// A request within a request.
-	{name: "H2.CL: length 0", head: h2post("/", "content-length", "0"), data: smuggled},
+	{name: "H2.CL: length 0", head: h2post("/", "content-length", "0"), data: smuggled, early: `POST / a ""`},
 	{name: "H2.CL: a length that is too short", head: h2post("/", "content-length", "3"), data: "abc" + smuggled},
 	{name: "H2.CL: a length that is too long", head: h2post("/", "content-length", "99"), data: "abc"},
 	{name: "H2.CL: a length without a body", head: h2post("/", "content-length", "3")},
