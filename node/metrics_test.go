@@ -16,6 +16,7 @@ import (
 
 	dto "github.com/prometheus/client_model/go"
 
+	"roster/e2e/harness"
 	"roster/node/accesslog"
 	"roster/node/certs"
 	"roster/node/certs/certstest"
@@ -114,12 +115,7 @@ func TestMetricsPageListsWhatIsExported(t *testing.T) {
 // Prometheus's own check of names and types has nothing to say.
 func TestPromtoolFindsNothingInTheMetrics(t *testing.T) {
 	t.Parallel()
-	if _, err := exec.LookPath("promtool"); err != nil {
-		if os.Getenv("ROSTER_REQUIRE_ALL") == "1" {
-			t.Fatal("promtool is not installed, and ROSTER_REQUIRE_ALL is 1")
-		}
-		t.Skip("promtool is not installed")
-	}
+	harness.Require(t, "promtool")
 	n := full(t)
 	resp, err := http.Get("http://" + n.admin.String() + "/metrics")
 	if err != nil {

@@ -12,6 +12,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"roster/e2e/harness"
 )
 
 // Every command has a man page with its description, its flags and examples, and the page
@@ -69,12 +71,7 @@ func TestEveryCommandHasAManPage(t *testing.T) {
 		}
 	}
 
-	if _, err := exec.LookPath("man"); err != nil {
-		if os.Getenv("ROSTER_REQUIRE_ALL") == "1" {
-			t.Fatal("man is not installed, and ROSTER_REQUIRE_ALL is 1")
-		}
-		t.Skip("man is not installed")
-	}
+	harness.Require(t, "man")
 	for _, page := range pages {
 		cmd := exec.CommandContext(t.Context(), "man", "--warnings", "--encoding=UTF-8", "--local-file", page)
 		cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8", "MANROFFSEQ=", "MANWIDTH=80")
