@@ -8,7 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"roster/cmd/roster/internal/fleet"
+	"roster/node/presence"
 	"roster/store"
 )
 
@@ -62,7 +62,7 @@ itself, and needs no acknowledgement.`,
 func (c *client) completeHeld(cmd *cobra.Command, word string) ([]string, cobra.ShellCompDirective) {
 	return c.complete(cmd, word, func(ctx context.Context, st *store.Store) (revisions []string, err error) {
 		events, _, err := st.Members(ctx)
-		var all fleet.Members
+		var all presence.Members
 		all.Take(events)
 		for _, m := range all {
 			if m.Presence != nil && m.Presence.Held != nil {

@@ -8,7 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"roster/cmd/roster/internal/fleet"
+	"roster/node/presence"
 	"roster/store"
 )
 
@@ -94,7 +94,7 @@ func (c *client) completeNames(cmd *cobra.Command, word string) ([]string, cobra
 func (c *client) completeNodes(cmd *cobra.Command, word string) ([]string, cobra.ShellCompDirective) {
 	return c.complete(cmd, word, func(ctx context.Context, st *store.Store) (names []string, err error) {
 		events, _, err := st.Members(ctx)
-		var all fleet.Members
+		var all presence.Members
 		all.Take(events)
 		for i := range all {
 			names = append(names, i.Node)

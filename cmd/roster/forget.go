@@ -6,7 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"roster/cmd/roster/internal/fleet"
+	"roster/node/presence"
 	"roster/store"
 )
 
@@ -41,7 +41,7 @@ back with the next change.`,
 				if err != nil {
 					return err
 				}
-				var all fleet.Members
+				var all presence.Members
 				all.Take(events)
 				var errs []error
 				for _, name := range args {
@@ -62,7 +62,7 @@ back with the next change.`,
 }
 
 // forget forgets the members that a name stands for.
-func forget(ctx context.Context, s streams, st *store.Store, all fleet.Members, name string, force bool) error {
+func forget(ctx context.Context, s streams, st *store.Store, all presence.Members, name string, force bool) error {
 	var live []store.Instance
 	forgotten := 0
 	for _, m := range all.Sorted() {

@@ -26,6 +26,7 @@ import (
 
 	"roster/exchange"
 	"roster/node/certs"
+	"roster/node/presence"
 	"roster/node/table"
 	"roster/prober"
 	"roster/store"
@@ -43,10 +44,10 @@ type Node interface {
 type Server struct {
 	Node    Node
 	Access  Access
-	Metrics http.Handler // of /metrics
-	Events  *Events      // of /v1/events
-	Store   Store        // of writes
-	Members Members      // of /v1/fleet; nil: there are none
+	Metrics http.Handler    // of /metrics
+	Events  *Events         // of /v1/events
+	Store   Store           // of writes
+	Members presence.Source // of /v1/fleet; nil: there are none
 	Traffic func() Traffic
 	// HeldSince says since when a backend is held, if it is; nil: none ever is.
 	HeldSince func(name string) (time.Time, bool)

@@ -17,6 +17,7 @@ import (
 	"pgregory.net/rapid"
 
 	"roster/node/admin/dashboard"
+	"roster/node/presence"
 	"roster/store"
 )
 
@@ -287,13 +288,13 @@ func TestFleetDiffersOnlyWhenItStays(t *testing.T) {
 	apart := slices.Concat(member("a", "1", 9), member("b", "2", 9), member("c", "1", 9))
 	for name, row := range map[string]struct {
 		looks [][]store.MemberEvent
-		want  []Difference
+		want  []presence.Difference
 		waits time.Duration
 	}{
-		"alike":    {[][]store.MemberEvent{slices.Concat(member("a", "1", 9), member("b", "1", 9), member("c", "2", 8))}, []Difference{}, 0},
-		"they do":  {[][]store.MemberEvent{apart}, []Difference{{9, map[string][]string{"1": {"a", "c"}, "2": {"b"}}}}, settle},
-		"in a bit": {[][]store.MemberEvent{apart, slices.Concat(member("a", "1", 9), member("b", "1", 9), member("c", "1", 9))}, []Difference{}, settle},
-		"moved on": {[][]store.MemberEvent{apart, slices.Concat(member("a", "3", 10), member("b", "2", 9), member("c", "4", 10))}, []Difference{}, settle},
+		"alike":    {[][]store.MemberEvent{slices.Concat(member("a", "1", 9), member("b", "1", 9), member("c", "2", 8))}, []presence.Difference{}, 0},
+		"they do":  {[][]store.MemberEvent{apart}, []presence.Difference{{Revision: 9, Digests: map[string][]string{"1": {"a", "c"}, "2": {"b"}}}}, presence.Settle},
+		"in a bit": {[][]store.MemberEvent{apart, slices.Concat(member("a", "1", 9), member("b", "1", 9), member("c", "1", 9))}, []presence.Difference{}, presence.Settle},
+		"moved on": {[][]store.MemberEvent{apart, slices.Concat(member("a", "3", 10), member("b", "2", 9), member("c", "4", 10))}, []presence.Difference{}, presence.Settle},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			began := time.Now()

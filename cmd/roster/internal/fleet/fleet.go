@@ -20,16 +20,17 @@ import (
 
 	"roster/cmd/roster/internal/adminclient"
 	"roster/cmd/roster/internal/manifest"
+	"roster/node/presence"
 	"roster/store"
 )
 
 // Fleet is what etcd and nodes answered.
 type Fleet struct {
-	Etcd         Etcd           `json:"etcd"`
-	Members      []MemberStatus `json:"members"` // by their presence in etcd
-	MembersError string         `json:"members_error,omitempty"`
-	Differences  []Difference   `json:"differences"`
-	Nodes        []Node         `json:"nodes"` // that were asked
+	Etcd         Etcd                   `json:"etcd"`
+	Members      []presence.FleetMember `json:"members"` // by their presence in etcd
+	MembersError string                 `json:"members_error,omitempty"`
+	Differences  []presence.Difference  `json:"differences"`
+	Nodes        []Node                 `json:"nodes"` // that were asked
 	// NotAsked says why no node was; empty if one was.
 	NotAsked string `json:"not_asked,omitempty"`
 

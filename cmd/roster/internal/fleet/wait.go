@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"roster/node/presence"
 	"roster/store"
 )
 
@@ -60,7 +61,7 @@ type NodeReceipt struct {
 }
 
 // judge says how a member stands.
-func (g Goal) judge(m Member) NodeReceipt {
+func (g Goal) judge(m presence.Member) NodeReceipt {
 	r := NodeReceipt{Node: m.Node, Instance: m.ID, State: Unknown}
 	p := m.Presence
 	if p == nil {
@@ -121,7 +122,7 @@ type wait struct {
 	began time.Time
 	news  func(NodeReceipt)
 
-	members Members
+	members presence.Members
 	seen    map[store.Instance]bool        // that were members at any time
 	done    map[store.Instance]NodeReceipt // of those that are, or were when they left
 	err     error                          // the last of etcd
@@ -180,7 +181,7 @@ func (w *wait) names() map[store.Instance]string {
 	for i := range w.seen {
 		all = append(all, i)
 	}
-	return names(all)
+	return presence.Names(all)
 }
 
 func (w *wait) receipt(err error) *Receipt {

@@ -1,4 +1,4 @@
-package fleet
+package presence
 
 import (
 	"cmp"
@@ -49,9 +49,9 @@ func (all Members) Sorted() []Member {
 	})
 }
 
-// names gives each member the name for people: its node's, and that of the process
-// where the node has several.
-func names(all []store.Instance) map[store.Instance]string {
+// Names gives each of some processes the name for people: its node's, and that of the
+// process where the node has several.
+func Names(all []store.Instance) map[store.Instance]string {
 	count := map[string]int{}
 	for _, i := range all {
 		count[i.Node]++
