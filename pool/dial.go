@@ -333,15 +333,21 @@ func (m *Manager) dialOne(ctx context.Context, t target) (net.Conn, *Error) {
 		m.held.clear(t)
 		return conn, nil
 	}
-	e := connectError(t.String(), err)
 	if errors.Is(err, context.Canceled) || errors.Is(ctx.Err(), context.Canceled) {
-		return nil, e // given up, so nothing is known of the address
+		return nil, connectError(t.String(), err) // given up, so nothing is known of the address
 	}
+	return nil, m.refused(t, err)
+}
+
+// refused files that t could not be connected to.
+func (m *Manager) refused(t target, err error) *Error {
+	e := connectError(t.String(), err)
 	if e.Kind == Local {
 		m.localFault(e)
 	}
 	m.held.set(t, e, m.now())
-	return nil, e
+	m.janitor.wakeBy(tickOf(m.now()) + sweepTicks)
+	return e
 }
 
 // dialTCP leaves the local port to connect. Dialer.DialTCP would bind the socket

@@ -13,6 +13,13 @@
 // with a place reserved in it, and those who come while one is being made wait for
 // it instead of dialling one each.
 //
+// A thread that waits for many sockets by itself, as an epoll loop does, has a Lane
+// for idle connections, which are Links: descriptors that the runtime's poller does
+// not know. Idle returns one without looking at its socket, of its own Lane or else
+// of a neighbour's; Target, Connect and Connected make one without waiting, Open
+// where that cannot be. Links and Conns of an identity are counted together, and not
+// exchanged. Limit.Enqueue is Acquire for such a thread.
+//
 // Manager.Run resolves names and closes what was idle for too long.
 //
 // # Liveness
@@ -36,12 +43,16 @@
 // finds nothing yet in return: a checked request costs less so (14.6 us with the
 // origin's part) than an unchecked one by Write and Read (15.0).
 //
+// An idle Link is watched by its loop, which ends it by TakeIdle when something
+// happens. Idle does not look: the event may still be in the queue, so the loop has to.
+//
 // # Concurrency
 //
-// All methods may be called at any time from any goroutine, those of Conn by its
-// owner only. Connections are dialled and closed outside the locks, so a slow
-// backend delays its own callers only. After Run returns, Get still dials (by
-// the addresses known) and Put closes: nothing depends on the order of shutdown.
+// All methods may be called at any time from any goroutine, those of Conn and Link
+// by the owner only, but for Link.TakeIdle. Connections are dialled and closed
+// outside the locks, so a slow backend delays its own callers only. After Run
+// returns, Get still dials (by the addresses known) and Put closes: nothing depends
+// on the order of shutdown.
 //
 // # What it does not do
 //

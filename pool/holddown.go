@@ -74,10 +74,10 @@ func (h *holddown) clear(t target) {
 	h.count.Store(int32(len(h.held)))
 }
 
-// purge forgets what is over.
-func (h *holddown) purge(now time.Duration) {
+// purge forgets what is over, and says whether there is anything else.
+func (h *holddown) purge(now time.Duration) bool {
 	if h.count.Load() == 0 {
-		return
+		return false
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -87,4 +87,5 @@ func (h *holddown) purge(now time.Duration) {
 		}
 	}
 	h.count.Store(int32(len(h.held)))
+	return len(h.held) > 0
 }

@@ -49,14 +49,14 @@ func (s *shared) reuse(p *Pool, unchecked bool) *Conn {
 // put makes c idle, or closes it.
 func (s *shared) put(c *Conn) {
 	p := c.pool
-	keep := !p.noReuse && s.def.ProxyHeader == 0 && !p.draining.Load() && s.current(c)
+	keep := !p.noReuse && s.def.ProxyHeader == 0 && s.current(c)
 	now := s.m.now()
 	s.mu.Lock()
 	if c.state != inUse {
 		s.mu.Unlock()
 		panic("pool: Put of a connection that is not in use")
 	}
-	if !keep || s.retired {
+	if !keep || s.retired || p.draining.Load() { // that is looked at here, or Drain might miss c
 		s.mu.Unlock()
 		c.end(true)
 		return
@@ -132,6 +132,7 @@ func (s *shared) retire() {
 	s.retired = true
 	s.mu.Unlock()
 	closeAll(s.takeAll())
+	s.endLinks(true)
 	s.dismissAll()
 }
 
@@ -180,11 +181,16 @@ func (s *shared) sweep(now time.Duration) (next int64) {
 	for _, c := range doubtful {
 		s.judge(c)
 	}
+	for _, x := range s.allLinks() {
+		if x != nil {
+			x.sweep(now)
+		}
+	}
 	seen, next := s.sweepSessions(now)
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.visit = s.nextVisitLocked(now, seen, next)
+	s.visit = earlier(s.nextVisitLocked(now, seen, next), s.visitLinksLocked())
 	if s.idle > 0 {
 		s.visit = earlier(s.visit, tickOf(now)+sweepTicks)
 		for c := s.newest; c != nil; c = c.older {
@@ -226,27 +232,66 @@ func tickOf(now time.Duration) int64 { return int64(now / tick) }
 // sweepTicks. Pools without any are not known to it and cost nothing; one is
 // registered by a Put at most once between two visits, so a request never pays
 // for a timer.
+//
+// It sleeps until the next visit: without idle connections nothing wakes it.
 type janitor struct {
+	wake chan struct{} // there is something to do before what it sleeps for
+
 	mu    sync.Mutex
 	wheel [sweepTicks + 2][]*shared // by tick; no visit is further ahead
+	due   int64                     // the tick it sleeps for; 0: none
 }
 
 func (j *janitor) register(s *shared, at int64) {
 	j.mu.Lock()
-	defer j.mu.Unlock()
 	slot := at % int64(len(j.wheel))
 	j.wheel[slot] = append(j.wheel[slot], s)
+	j.mu.Unlock()
+	j.wakeBy(at)
+}
+
+// wakeBy makes sure that the janitor wakes at a tick or before.
+func (j *janitor) wakeBy(at int64) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.due != 0 && j.due <= at {
+		return
+	}
+	j.due = at
+	select {
+	case j.wake <- struct{}{}:
+	default:
+	}
+}
+
+// sleep is the tick to wake at, that of the next visit, later than now; 0 if there is
+// none. Where something else is left to do, a sweep's time is not exceeded.
+func (j *janitor) sleep(now int64, left bool) int64 {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.due = 0
+	if left {
+		j.due = now + sweepTicks
+	}
+	for at := now + 1; at <= now+int64(len(j.wheel)); at++ {
+		if len(j.wheel[at%int64(len(j.wheel))]) > 0 {
+			j.due = earlier(j.due, at)
+			break
+		}
+	}
+	return j.due
 }
 
 func (j *janitor) run(ctx context.Context, m *Manager) {
-	ticker := time.NewTicker(tick)
-	defer ticker.Stop()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	last := tickOf(m.now())
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-ticker.C:
+		case <-timer.C:
+		case <-j.wake:
 		}
 		now := m.now()
 		// All slots at most once, however late the ticker is.
@@ -254,8 +299,12 @@ func (j *janitor) run(ctx context.Context, m *Manager) {
 		for at := from; at <= tickOf(now); at++ {
 			j.visit(at, now)
 		}
-		last = tickOf(now)
-		m.held.purge(now)
+		last = max(last, tickOf(now))
+		if due := j.sleep(last, m.held.purge(now)); due == 0 {
+			timer.Stop()
+		} else {
+			timer.Reset(max(time.Duration(due)*tick-m.now(), 0))
+		}
 	}
 }
 

@@ -36,7 +36,7 @@ type Limit struct {
 	waitTimeout time.Duration
 	failed      bool // Fail was called, and not Set since
 	queued      int
-	first, last *waiter
+	first, last *Waiter
 }
 
 const (
@@ -44,13 +44,12 @@ const (
 	oneRequest = 2
 )
 
-// A waiter is one queued request. All fields belong to the Limit's mu, but for
-// what may be read after a receive from woken.
-type waiter struct {
-	next, prev *waiter
+// A Waiter is a place in a Limit's queue. It is usable anew once its wait is over. All
+// fields belong to the Limit's mu.
+type Waiter struct {
+	next, prev *Waiter
 	queued     bool
-	err        error         // nil: a slot was granted
-	woken      chan struct{} // holds one value, so that waking never blocks
+	wake       func(error)
 }
 
 // Set changes the limit: max requests in progress, 0 or less for no limit; at
@@ -76,53 +75,108 @@ func (l *Limit) Set(max, waitLimit int, waitTimeout time.Duration) {
 // ErrSick or that of ctx, and no slot is held. A slot that is granted at the
 // moment the wait times out is taken.
 func (l *Limit) Acquire(ctx context.Context) error {
-	for {
-		w := l.word.Load()
-		if w&limitedBit != 0 {
-			return l.acquireLimited(ctx)
-		}
-		if l.word.CompareAndSwap(w, w+oneRequest) {
-			return nil
-		}
-	}
-}
-
-func (l *Limit) acquireLimited(ctx context.Context) error {
-	l.mu.Lock()
-	if l.first == nil && l.freeLocked() {
-		l.word.Add(oneRequest)
-		l.mu.Unlock()
+	if l.enterUnlimited() {
 		return nil
 	}
-	if l.failed {
+	l.mu.Lock()
+	if held, err := l.enterLocked(); held || err != nil {
 		l.mu.Unlock()
-		return ErrSick
+		return err
 	}
-	if l.waitTimeout <= 0 || l.queued >= l.waitLimit {
-		l.mu.Unlock()
-		return ErrBusy
-	}
-	w := &waiter{woken: make(chan struct{}, 1)}
-	l.pushLocked(w)
+	woken := make(chan error, 1)
+	var w Waiter
+	l.pushLocked(&w, func(err error) { woken <- err })
 	timeout := l.waitTimeout
 	l.mu.Unlock()
 
 	timer := time.NewTimer(timeout)
 	defer timer.Stop()
 	select {
-	case <-w.woken:
-		return w.err
+	case err := <-woken:
+		return err
 	case <-timer.C:
-		if l.leave(w) {
+		if l.Leave(&w) {
 			return ErrWaitTimeout
 		}
-		return w.err
+		return <-woken
 	case <-ctx.Done():
-		if !l.leave(w) && w.err == nil {
+		if !l.Leave(&w) && <-woken == nil {
 			l.Release() // granted meanwhile, and nobody is there to use it
 		}
 		return ctx.Err()
 	}
+}
+
+// TryAcquire takes a slot if one is free and nobody waits for it.
+func (l *Limit) TryAcquire() bool {
+	if l.enterUnlimited() {
+		return true
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.first != nil || !l.freeLocked() {
+		return false
+	}
+	l.word.Add(oneRequest)
+	return true
+}
+
+// Enqueue is Acquire for those who must not wait. If held is true a slot is taken, and
+// an err is ErrBusy or ErrSick. Otherwise w is in the queue: wake is called once, by any
+// goroutine and perhaps before Enqueue returns, with nil if a slot is taken or ErrSick,
+// unless Leave is true before; that, after timeout, is the caller's to do. wake must not
+// wait, nor call the Limit.
+func (l *Limit) Enqueue(w *Waiter, wake func(error)) (held bool, timeout time.Duration, err error) {
+	if l.enterUnlimited() {
+		return true, 0, nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if held, err := l.enterLocked(); held || err != nil {
+		return held, 0, err
+	}
+	l.pushLocked(w, wake)
+	return false, l.waitTimeout, nil
+}
+
+// Leave takes w out of the queue. It is false if w is not there any more: then its wake
+// was called, or is being called.
+func (l *Limit) Leave(w *Waiter) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !w.queued {
+		return false
+	}
+	l.removeLocked(w)
+	return true
+}
+
+// enterUnlimited takes a slot if there is no limit.
+func (l *Limit) enterUnlimited() bool {
+	for {
+		w := l.word.Load()
+		if w&limitedBit != 0 {
+			return false
+		}
+		if l.word.CompareAndSwap(w, w+oneRequest) {
+			return true
+		}
+	}
+}
+
+// enterLocked takes a slot. If there is neither that nor an error there is room in the
+// queue.
+func (l *Limit) enterLocked() (held bool, err error) {
+	switch {
+	case l.first == nil && l.freeLocked():
+		l.word.Add(oneRequest)
+		return true, nil
+	case l.failed:
+		return false, ErrSick
+	case l.waitTimeout <= 0 || l.queued >= l.waitLimit:
+		return false, ErrBusy
+	}
+	return false, nil
 }
 
 // Release gives a slot back, to the longest waiting request if there is one. It
@@ -184,25 +238,13 @@ func (l *Limit) admitLocked() {
 
 // wakeLocked takes the first waiter from the queue and tells it the outcome.
 func (l *Limit) wakeLocked(err error) {
-	w := l.first
-	l.removeLocked(w)
-	w.err = err
-	w.woken <- struct{}{}
+	wake := l.first.wake
+	l.removeLocked(l.first)
+	wake(err)
 }
 
-// leave takes w out of the queue; it is false if w was woken before.
-func (l *Limit) leave(w *waiter) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if !w.queued {
-		return false
-	}
-	l.removeLocked(w)
-	return true
-}
-
-func (l *Limit) pushLocked(w *waiter) {
-	w.queued, w.prev = true, l.last
+func (l *Limit) pushLocked(w *Waiter, wake func(error)) {
+	*w = Waiter{prev: l.last, queued: true, wake: wake}
 	if l.last != nil {
 		l.last.next = w
 	} else {
@@ -212,7 +254,7 @@ func (l *Limit) pushLocked(w *waiter) {
 	l.queued++
 }
 
-func (l *Limit) removeLocked(w *waiter) {
+func (l *Limit) removeLocked(w *Waiter) {
 	if w.prev != nil {
 		w.prev.next = w.next
 	} else {
@@ -223,6 +265,6 @@ func (l *Limit) removeLocked(w *waiter) {
 	} else {
 		l.last = w.prev
 	}
-	w.next, w.prev, w.queued = nil, nil, false
+	*w = Waiter{}
 	l.queued--
 }

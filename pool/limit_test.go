@@ -301,6 +301,42 @@ func (m *limitModel) do(s step) {
 	}
 }
 
+// enqueue is Acquire as a loop does it, which waits for other things, too.
+func enqueue(ctx context.Context, l *Limit) error {
+	var w Waiter
+	woken := make(chan error, 2)
+	held, timeout, err := l.Enqueue(&w, func(err error) { woken <- err })
+	if held || err != nil {
+		if held && err != nil || timeout != 0 || len(woken) != 0 {
+			panic(fmt.Sprint("Enqueue = ", held, timeout, err, ", woken ", len(woken)))
+		}
+		return err
+	}
+	timer := time.NewTimer(timeout)
+	defer timer.Stop()
+	left := error(nil)
+	select {
+	case err = <-woken:
+		if l.Leave(&w) {
+			panic("woken, and still in the queue")
+		}
+		return err
+	case <-timer.C:
+		left = ErrWaitTimeout
+	case <-ctx.Done():
+		left = ctx.Err()
+	}
+	if l.Leave(&w) {
+		return left
+	}
+	err = <-woken
+	if err == nil && left != ErrWaitTimeout {
+		l.Release()
+		return left
+	}
+	return err
+}
+
 // runLimit does the same to a Limit and to the model, and returns the first
 // difference.
 func runLimit(t *testing.T, steps []step) (difference string) {
@@ -321,8 +357,12 @@ func runLimit(t *testing.T, steps []step) (difference string) {
 				ctx, cancel := context.WithCancel(t.Context())
 				cancels = append(cancels, cancel)
 				outcome = append(outcome, "waits")
+				acquire := l.Acquire
+				if s.a%2 == 0 {
+					acquire = func(ctx context.Context) error { return enqueue(ctx, &l) }
+				}
 				go func() {
-					err := l.Acquire(ctx)
+					err := acquire(ctx)
 					mu.Lock()
 					defer mu.Unlock()
 					switch err {
@@ -402,7 +442,11 @@ func TestLimitLosesNoSlot(t *testing.T) {
 				if (i+j)%5 == 0 {
 					go cancel()
 				}
-				if l.Acquire(ctx) == nil {
+				acquire := l.Acquire
+				if j%2 == 0 {
+					acquire = func(ctx context.Context) error { return enqueue(ctx, &l) }
+				}
+				if acquire(ctx) == nil {
 					if n := held.Add(1); n > max.Load() {
 						max.Store(n)
 					}

@@ -8,4 +8,6 @@ func alive(int) bool { return true }
 
 func closedOrMore(int) (closed, more bool) { return false, false }
 
+func duplicate(uintptr) (int, error) { return -1, errNoDescriptor }
+
 func readNow(int, []byte) (int, error) { return 0, quiet{} }

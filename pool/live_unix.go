@@ -26,6 +26,9 @@ func readNow(fd int, b []byte) (int, error) {
 	}
 }
 
+// duplicate returns another descriptor of the same socket.
+func duplicate(fd uintptr) (int, error) { return unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0) }
+
 // closedOrMore looks at an idle socket as alive does, and tells an end or an
 // error from bytes.
 func closedOrMore(fd int) (closed, more bool) {

@@ -3,7 +3,9 @@ package pool
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,6 +28,7 @@ type Manager struct {
 	localLogged atomic.Int64 // time of the last log line, by now
 	mu          sync.Mutex
 	byIdentity  map[string]*shared
+	lanes       int // made so far
 	runEnded    bool
 }
 
@@ -44,6 +47,7 @@ func New(c Config) *Manager {
 		start:      time.Now().Add(-tick), // so that no time is zero
 		names:      newNames(c),
 		byIdentity: make(map[string]*shared),
+		janitor:    janitor{wake: make(chan struct{}, 1)},
 	}
 }
 
@@ -58,15 +62,18 @@ func (m *Manager) Run(ctx context.Context) error {
 
 	m.mu.Lock()
 	m.runEnded = true
-	all := make([]*shared, 0, len(m.byIdentity))
-	for _, s := range m.byIdentity {
-		all = append(all, s)
-	}
 	m.mu.Unlock()
-	for _, s := range all {
+	for _, s := range m.all() {
 		s.retire()
 	}
 	return err
+}
+
+// all returns what is shared by the pools in use.
+func (m *Manager) all() []*shared {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Collect(maps.Values(m.byIdentity))
 }
 
 // Acquire returns the pool for a definition, which must not change any more.

@@ -29,17 +29,18 @@ type shared struct {
 	def   *store.Backend // of the first to acquire; what is used of it is in the identity
 	name  *name          // of def.Host, nil if it is an address or a path
 	extra *extra         // nil for most
-	refs  int            // of m.mu
+	refs  int32          // of m.mu
 
+	retired                bool // of mu: nothing is kept any more
 	mu                     sync.Mutex
 	newest, oldest         *Conn // idle, linked by older and newer
 	idle, active           int32
 	visit                  int64 // tick at which the janitor comes, 0: not registered
-	retired                bool  // nothing is kept any more
 	opened, reused, closed uint64
 	failed                 uint64
 
 	sessions atomic.Pointer[sessions] // nil until one is asked for
+	lanes    atomic.Pointer[[]*links] // by the index of their Lane, nil until one has any
 }
 
 // extra is what only some pools have.
@@ -106,6 +107,7 @@ func (p *Pool) Drain(on bool) {
 	p.draining.Store(on)
 	if on {
 		closeAll(p.takeAll())
+		p.endLinks(false)
 		p.dismissAll()
 	}
 }
@@ -149,6 +151,7 @@ func (p *Pool) Stats() Stats {
 		Active: int(s.active), Idle: int(s.idle),
 		Opened: s.opened, Closed: s.closed, Reused: s.reused, Failed: s.failed,
 	}
+	s.addLinksLocked(&stats)
 	sessions := s.sessionsLocked()
 	s.mu.Unlock()
 	for _, x := range sessions {

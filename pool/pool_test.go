@@ -129,9 +129,7 @@ func inBubble(t *testing.T, f func(t *testing.T, m *Manager, n *network, z *zone
 	synctest.Test(t, func(t *testing.T) {
 		n, z := &network{}, &zone{}
 		m := New(Config{Dial: n.dial, Resolver: z, Logger: silent})
-		ctx, cancel := context.WithCancel(t.Context())
-		ended := make(chan error)
-		go func() { ended <- m.Run(ctx) }()
+		cancel, ended := runManager(t, m)
 		f(t, m, n, z)
 		cancel()
 		if err := <-ended; err != nil {
@@ -141,6 +139,14 @@ func inBubble(t *testing.T, f func(t *testing.T, m *Manager, n *network, z *zone
 			end.Close()
 		}
 	})
+}
+
+// runManager runs m until stop; then ended gets what Run returned.
+func runManager(t *testing.T, m *Manager) (stop func(), ended <-chan error) {
+	ctx, cancel := context.WithCancel(t.Context())
+	result := make(chan error)
+	go func() { result <- m.Run(ctx) }()
+	return cancel, result
 }
 
 func acquire(t *testing.T, m *Manager, def store.Backend) *Pool {
