@@ -14,7 +14,8 @@ import (
 )
 
 // Key is the identity of a Check: equal for checks that send the same bytes to
-// the same place at the same pace and want the same answer, and for no others.
+// the same place at the same pace and want the same answer, and for no others; on all nodes,
+// and in all releases.
 type Key [sha256.Size]byte
 
 // Check is what a backend's probe does on the wire: all of it, and nothing of how

@@ -111,3 +111,21 @@ func TestCheckOfAnotherPort(t *testing.T) {
 		}
 	}
 }
+
+// Nodes tell each other of checks by their keys, and nodes of two releases do in a rolling
+// upgrade: a release in which these are others starts cold.
+func TestKeysAreThoseOfEarlierReleases(t *testing.T) {
+	t.Parallel()
+	for _, row := range []struct{ backend, probe, want string }{
+		{`{"host": "web.example", "port": 8080}`, `{}`, "7865f3042eb32317"},
+		{`{"host": "web.example", "tls": {"alpn": ["http/1.1"]}, "proxy_header": 2, "preamble": "eA=="}`, `{"request": ["GET / HTTP/1.0"], "expect_close": false}`, "d96e28ae63fc6b7c"},
+		{`{"host": "10.0.0.1", "protocol": "h2c", "via": "v", "authority": "a"}`, `{"url": "/x", "expected_response": 204}`, "f7cbd4978e735d22"},
+		{`{"path": "/run/app"}`, `{"type": "grpc", "service": "s"}`, "b7db7a2b8ab0370e"},
+		{`{"host": "10.0.0.1"}`, `{"type": "tcp", "port": 9, "timeout": "1s", "interval": "1m"}`, "e5a1810ae6827383"},
+	} {
+		key := CheckOf(decode[*store.Backend](t, store.Backends, row.backend), probeOf(t, row.probe), pool.Deps{}).Key()
+		if got := fmt.Sprintf("%x", key[:8]); got != row.want {
+			t.Errorf("%s with %s: %s, want %s", row.backend, row.probe, got, row.want)
+		}
+	}
+}

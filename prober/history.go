@@ -30,6 +30,10 @@ type History struct {
 	Probes     uint64 // made so far; local faults are not among them
 	GoodProbes uint64
 
+	// Seeded of Probes, the oldest, were made by Peer, another node. See Manager.Seed.
+	Seeded uint64
+	Peer   string
+
 	// Last is how long the last probe took to a whole answer, 0 if there was
 	// none. Average is over good ones, where a new one counts for a quarter.
 	Last, Average time.Duration
@@ -71,6 +75,7 @@ func (h *History) next(o *outcome, at time.Time) *History {
 		ReceiveFailed: bit(h.ReceiveFailed, sawReceiveFailed), Received: bit(h.Received, sawReceived),
 		Happy:  bit(h.Happy, sawHappy),
 		Probes: h.Probes + 1, GoodProbes: h.GoodProbes,
+		Seeded: h.Seeded, Peer: h.Peer,
 		Last: o.answered, Average: h.Average,
 		At: at, Stage: o.stage, Text: o.text,
 	}

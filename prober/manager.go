@@ -32,6 +32,8 @@ type Manager struct {
 	transitions []Transition
 	stats       Stats
 	localLogged time.Duration // 0: never
+	seeds       map[Key]Seed  // for new probers
+	seeded      map[string]int
 }
 
 // A prober is what probes one check.
@@ -239,7 +241,7 @@ func (m *Manager) file(r *result, now time.Duration) bool {
 	if h.Probes == 1 {
 		m.answered(pr)
 	}
-	m.sleep(pr, now+pause(m.node, pr.check.key, h.Probes, pr.check.Interval()))
+	m.sleep(pr, now+pause(m.node, pr.check.key, h.Probes-h.Seeded, pr.check.Interval()))
 	return false
 }
 

@@ -155,7 +155,7 @@ func (m *Manager) lockProber(c *Check) (pr *prober, spare *pool.Pool, err error)
 	}
 	m.born++
 	pr = &prober{check: c, pool: p, number: m.born, index: -1}
-	pr.history.Store(&noHistory)
+	pr.history.Store(m.beginning(c))
 	m.byKey[c.key] = pr
 	m.sleep(pr, m.now())
 	signal(m.wake)

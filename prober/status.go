@@ -44,7 +44,8 @@ func (r *Ref) Snapshot() Snapshot {
 
 // Render is the state as Varnish's backend.list -p shows it, below a backend's own
 // line: a line of numbers, then a row for each register that is not empty, that
-// of good probes always; then, if the last one was not good, why.
+// of good probes always; then how many of those another node made, and, if the last one
+// was not good, why.
 func (s *Snapshot) Render() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, " Current states  good: %2d threshold: %2d window: %2d\n", s.Good, s.Judge.Threshold, s.Judge.Window)
@@ -54,6 +55,9 @@ func (s *Snapshot) Render() string {
 		if row.Bits != 0 || row.Letter == 'H' {
 			fmt.Fprintf(&b, "  %s %s\n", row, row.Label)
 		}
+	}
+	if own := s.Probes - s.Seeded; s.Seeded > 0 && own < 64 {
+		fmt.Fprintf(&b, "  The oldest %d are of %s, from before this node started\n", min(s.Seeded, 64-own), s.Peer)
 	}
 	if s.Stage != "" {
 		fmt.Fprintf(&b, "  Last probe failed: %s: %s\n", s.Stage, s.Text)
