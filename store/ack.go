@@ -28,7 +28,8 @@ func (s *Store) Acknowledge(ctx context.Context, revision int64) (int64, error) 
 	var mod int64
 	for _, kv := range was.Kvs {
 		mod = kv.ModRevision
-		// One beyond the present, of a slip or of another history, would let all removals pass.
+		// Of one beyond the present, of a slip or of another history, nodes take what was the
+		// present when it was written.
 		if n, err := strconv.ParseInt(strings.TrimSpace(string(kv.Value)), 10, 64); err == nil && n >= revision && n <= was.Header.Revision {
 			return n, nil
 		}

@@ -1,12 +1,42 @@
 package store_test
 
 import (
+	"context"
 	"errors"
+	"strings"
 	"testing"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"roster/store"
 	"roster/store/storetest"
 )
+
+// racing writes the key "ack" between the look at it and the write.
+type racing struct {
+	clientv3.KV
+	path string
+}
+
+func (r racing) Txn(ctx context.Context) clientv3.Txn {
+	if _, err := r.KV.Put(ctx, r.path, "1"); err != nil {
+		panic(err)
+	}
+	return r.KV.Txn(ctx)
+}
+
+func TestAcknowledgeTellsOfAnotherWriter(t *testing.T) {
+	t.Parallel()
+	s := storetest.Etcd(t).Store()
+	rev, err := s.Put(t.Context(), store.Key{Kind: store.Backends, Name: "web-1"}, []byte("{}"), store.AnyRevision)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Client().KV = racing{s.Client().KV, s.Prefix() + "ack"}
+	if _, err := s.Acknowledge(t.Context(), rev); !errors.Is(err, store.ErrConflict) || !strings.Contains(err.Error(), "the key ack was written meanwhile") {
+		t.Errorf("error = %v, want a conflict", err)
+	}
+}
 
 func TestAcknowledge(t *testing.T) {
 	t.Parallel()

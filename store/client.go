@@ -45,12 +45,12 @@ func Open(cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, multierror.Prefix(err, "store:")
 	}
-	s := &Store{prefix: n.Prefix, timeout: n.RequestTimeout, unreachable: n.UnreachableTimeout, page: n.PageSize, login: login{n.Password, n.PasswordFile}}
+	s := &Store{prefix: n.Prefix, timeout: n.RequestTimeout, unreachable: n.UnreachableTimeout, page: n.PageSize, login: login{user: n.User != "", password: n.Password, file: n.PasswordFile}}
 	options := []grpc.DialOption{
 		grpc.WithChainUnaryInterceptor(s.intercept),
 		grpc.WithStatsHandler(sentMarker{}),
 		grpc.WithConnectParams(grpc.ConnectParams{ // gRPC's own are 120s and 20s
-			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 2 * time.Second},
+			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
 			MinConnectTimeout: n.DialTimeout,
 		}),
 	}

@@ -127,7 +127,7 @@ func (c Config) checkLogin() error {
 	case c.Password == "" && c.PasswordFile == "":
 		return fmt.Errorf("etcd user %s without a password", c.User)
 	}
-	l := login{c.Password, c.PasswordFile}
+	l := login{password: c.Password, file: c.PasswordFile}
 	_, err := l.secret()
 	return err
 }

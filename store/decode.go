@@ -68,6 +68,19 @@ func Decode(key Key, value []byte, unknown UnknownFields) (def Definition, warni
 	if err := ValidateName(key.Name); err != nil {
 		d.fail("%v", err)
 	}
+	def = d.definition(key, unknown)
+	if d.errs != nil {
+		if d.more > 0 {
+			d.errs = append(d.errs, &FieldError{"", fmt.Sprintf("and %d more errors", d.more)})
+		}
+		return nil, nil, &multierror.Error{Errors: d.errs, ErrorFormat: oneLine}
+	}
+	return def, d.warnings, nil
+}
+
+// definition reads the value as a whole. What is wrong is in errs afterwards.
+func (d *decoder) definition(key Key, unknown UnknownFields) (def Definition) {
+	value := d.data
 	switch {
 	case bytes.HasPrefix(value, []byte("\ufeff")):
 		d.syntax("a byte order mark, want none")
@@ -112,13 +125,7 @@ func Decode(key Key, value []byte, unknown UnknownFields) (def Definition, warni
 		d.broken = true
 	}
 	d.end()
-	if d.errs != nil {
-		if d.more > 0 {
-			d.errs = append(d.errs, &FieldError{"", fmt.Sprintf("and %d more errors", d.more)})
-		}
-		return nil, nil, &multierror.Error{Errors: d.errs, ErrorFormat: oneLine}
-	}
-	return def, d.warnings, nil
+	return def
 }
 
 // oneLine joins the errors of a value, for logs.
@@ -146,6 +153,7 @@ type decoder struct {
 	errs     []error
 	more     int // errors beyond maxErrors
 	warnings []string
+	needs    []Need // of a later level than 1
 }
 
 // fail adds an error about the field at hand.

@@ -424,6 +424,17 @@ func TestDecodeBad(t *testing.T) {
 			`match.path[7]: is "/%00", which no request has: a NUL is refused`,
 			`match.path[8]: is "/a|b" with '|' in it, want it percent-encoded`,
 		}},
+		{store.Routes, `{"respond":{},"response_headers":{"add":{"X":"a"}},"request_headers":{},"strip_prefix":"/a","rewrite_host":"b","retries":1,"timeout":"1s",
+			"connect_timeout":"1s","first_byte_timeout":"1s","between_bytes_timeout":"1s"}`, []string{
+			"request_headers: does not go with respond, which asks no backend",
+			"strip_prefix: does not go with respond, which asks no backend",
+			"rewrite_host: does not go with respond, which asks no backend",
+			"retries: does not go with respond, which asks no backend",
+			"timeout: does not go with respond, which asks no backend",
+			"connect_timeout: does not go with respond, which asks no backend",
+			"first_byte_timeout: does not go with respond, which asks no backend",
+			"between_bytes_timeout: does not go with respond, which asks no backend",
+		}},
 		{store.Routes, `{"respond":{"status":100,"headers":{"Content-Length":"1","A":"b\nc","a":"d"},"body":1}}`, []string{
 			"respond.status: is 100, want 200 to 599",
 			"respond.headers.Content-Length: is a field of the connection, which the proxy sets itself",
@@ -622,13 +633,6 @@ func TestRegexpsAreBounded(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), row.want) {
 			t.Errorf("error %v, want %q in it", err, row.want)
 		}
-	}
-}
-
-func TestLevelOf(t *testing.T) {
-	t.Parallel()
-	if got := store.LevelOf(plain("a", 80)); got < 1 || got > store.Level {
-		t.Errorf("LevelOf = %d, want 1 to %d", got, store.Level)
 	}
 }
 

@@ -2,12 +2,7 @@ package store
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
-	"fmt"
-	"net"
-	"os"
 	"strings"
 	"sync"
 	"time"
@@ -16,7 +11,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
-	grpccredentials "google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/stats"
 	"google.golang.org/grpc/status"
 )
@@ -61,7 +55,8 @@ const authenticate = "/etcdserverpb.Auth/Authenticate"
 // intercept sees every attempt at a request, under the etcd client's retries.
 // Logging in is part of the request that needs it.
 func (s *Store) intercept(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
-	if method == authenticate {
+	switch {
+	case method == authenticate:
 		// The client wants a token while it is made, and would wait for etcd.
 		// With an empty one it fetches another for the first request.
 		if s.opening.Load() {
@@ -71,6 +66,18 @@ func (s *Store) intercept(ctx context.Context, method string, req, reply any, cc
 		if req, err = s.login.fill(req); err != nil {
 			return err
 		}
+		into := invoke
+		invoke = func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, opts ...grpc.CallOption) error {
+			err := into(ctx, method, req, reply, cc, opts...)
+			if err == nil || errors.Is(rpctypes.Error(err), rpctypes.ErrAuthNotEnabled) {
+				s.login.done.Store(true)
+			}
+			return err
+		}
+	case s.login.user && !s.login.done.Load():
+		// This has the client log in first. Without a token etcd would take us for whom our
+		// certificate names, if we have one, and refuse what the user may do.
+		return rpctypes.ErrGRPCUserEmpty
 	}
 	c := callOf(ctx)
 	if c == nil {
@@ -121,72 +128,3 @@ func (sentMarker) HandleRPC(ctx context.Context, s stats.RPCStats) {
 
 func (sentMarker) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
 func (sentMarker) HandleConn(context.Context, stats.ConnStats)                       {}
-
-// credentials is TLS with files that are read again for each connection.
-type credentials struct{ ca, cert, key string }
-
-func (c *credentials) load() (*tls.Config, error) {
-	cfg := &tls.Config{MinVersion: tls.VersionTLS12}
-	if c.ca != "" {
-		pem, err := os.ReadFile(c.ca)
-		if err != nil {
-			return nil, fmt.Errorf("etcd CA: %w", err)
-		}
-		cfg.RootCAs = x509.NewCertPool()
-		if !cfg.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("etcd CA: no certificate in %s", c.ca)
-		}
-	}
-	switch {
-	case c.cert == "" && c.key != "":
-		return nil, errors.New("the key of a client certificate for etcd without the certificate")
-	case c.cert != "" && c.key == "":
-		return nil, errors.New("a client certificate for etcd without its key")
-	case c.cert != "":
-		pair, err := tls.LoadX509KeyPair(c.cert, c.key)
-		if err != nil {
-			return nil, fmt.Errorf("client certificate for etcd: %w", err)
-		}
-		cfg.Certificates = []tls.Certificate{pair}
-	}
-	return cfg, nil
-}
-
-func (c *credentials) ClientHandshake(ctx context.Context, authority string, conn net.Conn) (net.Conn, grpccredentials.AuthInfo, error) {
-	cfg, err := c.load()
-	if err != nil {
-		return nil, nil, err
-	}
-	tlsConn, info, err := grpccredentials.NewTLS(cfg).ClientHandshake(ctx, authority, conn)
-	if err != nil {
-		return nil, nil, fmt.Errorf("TLS with %s: %w", authority, err)
-	}
-	return alerted{tlsConn}, info, nil
-}
-
-// alerted tells why a server closed the connection. With TLS 1.3 a client's
-// certificate is judged when the client has begun to write already; a "broken
-// pipe" then comes before the server's own words.
-type alerted struct{ net.Conn }
-
-func (c alerted) Write(b []byte) (int, error) {
-	n, err := c.Conn.Write(b)
-	if err != nil {
-		c.SetReadDeadline(time.Now().Add(time.Second)) // they are here, or were sent before the end
-		var alert *net.OpError
-		if _, rerr := c.Read(make([]byte, 1)); errors.As(rerr, &alert) && alert.Op == "remote error" {
-			err = alert
-		}
-	}
-	return n, err
-}
-
-func (c *credentials) ServerHandshake(net.Conn) (net.Conn, grpccredentials.AuthInfo, error) {
-	return nil, nil, errors.New("not a server")
-}
-
-func (c *credentials) Info() grpccredentials.ProtocolInfo {
-	return grpccredentials.NewTLS(nil).Info()
-}
-func (c *credentials) Clone() grpccredentials.TransportCredentials { return c } // it has no state
-func (c *credentials) OverrideServerName(string) error             { return nil }

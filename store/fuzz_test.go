@@ -28,7 +28,7 @@ func FuzzDecode(f *testing.F) {
 		2: {`{"type":"round_robin","backends":["web-1",{"name":"web-2","weight":2}],"select":{"app":"web"}}`,
 			`{"type":"shard","by":"header:x","rampup":"1m","backends":[{"name":"a","rampup":"0s"}],"cookie":{},"outlier":{"ejection":"1s"}}`},
 		3: {`{"match":{"host":"*.foo.com","path":"/java/*","header":{"a":"*"},"client":["10.0.0.0/8"],"path_regex":"a+"},"when":"true","backend":"java"}`,
-			`{"respond":{"status":404,"headers":{"a":["b","c"]}},"request_headers":{"set":{"x":"y"},"remove":["z"]},"timeout":"1m"}`},
+			`{"respond":{"status":404,"headers":{"a":["b","c"]}},"response_headers":{"set":{"x":"y"},"remove":["z"]},"priority":7}`},
 		4: {object("cert", foo.cert, "key", foo.key), object("cert", foo.key, "hosts", []string{"*.a"})},
 		5: {`sick`, ` Drain `, `{"state":"auto","reason":"x","by":"y"}`},
 	} {

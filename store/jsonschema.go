@@ -162,6 +162,9 @@ var rules = map[string]func(*shape){
 	"a route": func(s *shape) {
 		s.Any = []*shape{{Required: []string{"backend"}}, {Required: []string{"respond"}}}
 		s.All = []*shape{not("backend", "respond")}
+		for _, name := range forwarding {
+			s.All = append(s.All, not("respond", name))
+		}
 	},
 	"a health override": func(s *shape) { s.Required = []string{"state"} },
 }

@@ -76,7 +76,7 @@ func TestJSONSchemaRefusesTypicalMistakes(t *testing.T) {
 		store.Routes: {
 			`{}`, `{"backend":"a","respond":{}}`, `{"backend":"a","match":{"hots":"b"}}`, `{"backend":"a","match":{"path":[]}}`, `{"backend":"a","match":{"header":{"a":1}}}`,
 			`{"backend":"a","when":""}`, `{"backend":"a","on_error":"ignore"}`, `{"respond":{"status":100}}`, `{"backend":"a","strip_prefix":"x"}`, `{"backend":"a","retries":101}`,
-			`{"backend":"a","request_headers":{"append":{}}}`,
+			`{"backend":"a","request_headers":{"append":{}}}`, `{"respond":{},"retries":1}`, `{"respond":{},"between_bytes_timeout":"1s"}`,
 		},
 		store.Certificates: {`{}`, `{"cert":"x"}`, `{"key":"x"}`, `{"cert":"x","key":"y","hosts":"a"}`, `{"cert":"x","key":"y","host":["a"]}`},
 		store.HealthKind:   {`up`, `{}`, `{"state":"down"}`, `{"state":"sick","why":"x"}`},

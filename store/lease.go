@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
@@ -40,18 +41,53 @@ func (s *Store) Revoke(ctx context.Context, lease int64) error {
 // KeepAlive keeps a lease alive until ctx ends. The channel is closed when that is so,
 // or when the lease has ended: because etcd says so, or because etcd has not answered
 // for its whole time.
-func (s *Store) KeepAlive(ctx context.Context, lease int64) (<-chan struct{}, error) {
-	answers, err := s.client.KeepAlive(ctx, clientv3.LeaseID(lease))
-	if err != nil {
-		return nil, fmt.Errorf("store: keep a lease alive: %w", err)
-	}
+func (s *Store) KeepAlive(ctx context.Context, lease int64) <-chan struct{} {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		for range answers { // they have to be taken
+		ends := time.Now().Add(s.timeout) // until its time is known
+		for s.keepAlive(ctx, lease, &ends) && time.Now().Before(ends) {
+			select {
+			case <-ctx.Done():
+			case <-time.After(keepAlivePause):
+			}
 		}
 	}()
-	return ended, nil
+	return ended
+}
+
+// keepAlivePause is the time between two attempts to keep a lease alive.
+const keepAlivePause = 500 * time.Millisecond
+
+// keepAlive keeps a lease alive on one stream, asking three times in the lease's time, as
+// etcd's client does, whose goroutines wake three times a second for that. It is true if
+// another stream may do better; ends is until when the lease lives.
+func (s *Store) keepAlive(ctx context.Context, lease int64, ends *time.Time) (again bool) {
+	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
+	defer cancel()
+	stream, err := etcdserverpb.NewLeaseClient(s.client.ActiveConnection()).LeaseKeepAlive(ctx)
+	for err == nil {
+		late := time.AfterFunc(min(s.timeout, time.Until(*ends)), cancel)
+		var answer *etcdserverpb.LeaseKeepAliveResponse
+		if err = stream.Send(&etcdserverpb.LeaseKeepAliveRequest{ID: lease}); err == nil {
+			answer, err = stream.Recv()
+		}
+		late.Stop()
+		if err != nil {
+			break
+		}
+		if answer.TTL <= 0 {
+			return false
+		}
+		ttl := time.Duration(answer.TTL) * time.Second
+		*ends = time.Now().Add(ttl)
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(ttl / 3):
+		}
+	}
+	return !errors.Is(rpctypes.Error(err), rpctypes.ErrLeaseNotFound)
 }
 
 // LeaseTTL is how long a lease was granted for, and how long it lasts yet.

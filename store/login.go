@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync/atomic"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 )
@@ -13,7 +14,11 @@ import (
 // logs in again when a server does not know it any more (tokens end after five
 // minutes of silence, and with the server); it would also keep the password, so
 // login puts the present one into its requests.
-type login struct{ password, file string }
+type login struct {
+	user           bool // there is one
+	password, file string
+	done           atomic.Bool // once at least
+}
 
 // placeholder is the password that etcd's client has: without one it does not
 // log in.

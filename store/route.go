@@ -147,6 +147,10 @@ func finishRespond(d *decoder, r *Respond, g given[Respond]) {
 	}
 }
 
+// forwarding is what has a meaning only where a backend is asked.
+var forwarding = []string{"request_headers", "strip_prefix", "rewrite_host", "retries",
+	"timeout", "connect_timeout", "first_byte_timeout", "between_bytes_timeout"}
+
 func readRoute(d *decoder, r *Route) {
 	g, ok := routeFields.read(d, r)
 	if !ok {
@@ -157,6 +161,12 @@ func readRoute(d *decoder, r *Route) {
 		d.failAt("backend", "is missing; one of backend and respond is required")
 	case g.has("backend") && g.has("respond"):
 		d.failAt("respond", "does not go with backend; only one of them may be given")
+	case g.has("respond"):
+		for _, name := range forwarding {
+			if g.has(name) {
+				d.failAt(name, "does not go with respond, which asks no backend")
+			}
+		}
 	}
 	switch {
 	case !g.has("when") || g.bad("when"):

@@ -44,6 +44,11 @@ func newAuthority(t *testing.T) *authority {
 // own certificate.
 func (a *authority) issue(name string, hosts []string) (cert, key string) {
 	a.t.Helper()
+	return a.issueUntil(name, hosts, time.Now().Add(time.Hour))
+}
+
+func (a *authority) issueUntil(name string, hosts []string, end time.Time) (cert, key string) {
+	a.t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		a.t.Fatal(err)
@@ -51,7 +56,7 @@ func (a *authority) issue(name string, hosts []string) (cert, key string) {
 	serial, _ := rand.Int(rand.Reader, big.NewInt(1<<62))
 	template := &x509.Certificate{
 		SerialNumber: serial, Subject: pkix.Name{CommonName: name},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: end,
 		KeyUsage:    x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}
@@ -110,6 +115,7 @@ func TestTLS(t *testing.T) {
 	serverCert, serverKey := ours.issue("server", []string{"127.0.0.1"})
 	clientCert, clientKey := ours.issue("client", nil)
 	strangerCert, strangerKey := theirs.issue("stranger", nil)
+	oldCert, oldKey := ours.issueUntil("old", nil, time.Now().Add(-time.Minute))
 	server, err := embedded.Start(t.Context(), embedded.Config{
 		Dir: t.TempDir(), Listen: "127.0.0.1:0", CertFile: serverCert, KeyFile: serverKey, ClientCAFile: ours.CA, Tune: storetest.Fast,
 	})
@@ -127,13 +133,18 @@ func TestTLS(t *testing.T) {
 	}{
 		{"all as it should be", store.Config{Endpoints: []string{address}, CA: ours.CA, Cert: clientCert, KeyFile: clientKey}, ""},
 		{"wrong CA", store.Config{Endpoints: []string{address}, CA: theirs.CA, Cert: clientCert, KeyFile: clientKey},
-			"TLS with " + address + ": tls: failed to verify certificate: x509: certificate signed by unknown authority"},
-		{"system's CAs", store.Config{Endpoints: []string{"https://" + address}},
-			"tls: failed to verify certificate: x509: certificate signed by unknown authority"},
+			`the server certificate "server" (issued by "ca") of etcd at ` + address + " is refused: x509: certificate signed by unknown authority"},
+		{"wrong CA, whose file is named", store.Config{Endpoints: []string{address}, CA: theirs.CA, Cert: clientCert, KeyFile: clientKey}, "(verified with the CA file " + theirs.CA + ")"},
+		{"system's CAs", store.Config{Endpoints: []string{"https://" + address}}, "(verified with the CAs of the system)"},
 		{"wrong name", store.Config{Endpoints: []string{"localhost:" + port}, CA: ours.CA, Cert: clientCert, KeyFile: clientKey},
-			"TLS with localhost:" + port + ": tls: failed to verify certificate: x509: certificate is not valid for any names, but wanted to match localhost"},
-		{"no client certificate", store.Config{Endpoints: []string{address}, CA: ours.CA}, "tls: certificate required"},
-		{"a stranger's certificate", store.Config{Endpoints: []string{address}, CA: ours.CA, Cert: strangerCert, KeyFile: strangerKey}, "tls: unknown certificate authority"},
+			`the server certificate "server" (issued by "ca") of etcd at localhost:` + port + " (" + address + ") is refused: x509: certificate is not valid for any names, but wanted to match localhost"},
+		{"no client certificate", store.Config{Endpoints: []string{address}, CA: ours.CA},
+			"etcd at " + address + " wants a client certificate, and none is given: remote error: tls: certificate required"},
+		{"a stranger's certificate", store.Config{Endpoints: []string{address}, CA: ours.CA, Cert: strangerCert, KeyFile: strangerKey},
+			"etcd at " + address + ` refuses the client certificate "stranger" (issued by "ca") of ` + strangerCert + ": remote error: tls: unknown certificate authority"},
+		{"an expired certificate", store.Config{Endpoints: []string{address}, CA: ours.CA, Cert: oldCert, KeyFile: oldKey},
+			"etcd at " + address + ` refuses the client certificate "old" (issued by "ca") of ` + oldCert + ", it ended at "},
+		{"an expired certificate, in etcd's words", store.Config{Endpoints: []string{address}, CA: ours.CA, Cert: oldCert, KeyFile: oldKey}, "remote error: tls: expired certificate"},
 		{"no TLS", store.Config{Endpoints: []string{address}}, "etcd does not answer: "},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -29,7 +29,7 @@ func (f *fileSet) add(cmd *cobra.Command) {
 	cmd.Flags().StringArrayVarP(&f.files, "file", "f", nil, "file with definitions; - is stdin; may be given again")
 	cmd.Flags().StringVar(&f.owner, "owner", "", "name of whose definitions these are; remembered in etcd")
 	cmd.Flags().BoolVar(&f.prune, "prune", false, "delete what --owner has and the files have no more")
-	cmd.Flags().BoolVar(&f.force, "force", false, "take over what another owner has; let --prune delete all that the owner has")
+	cmd.Flags().BoolVar(&f.force, "force", false, "take over what another owner has; let --prune delete all that the owner has; write also what nodes of an older release do not take")
 }
 
 // read reads the files.
@@ -87,7 +87,8 @@ A file, YAML or JSON, maps kinds to names to definitions:
     directors:
       default: {type: round_robin, backends: [web-1, web-2]}
 
-If any of them is invalid none is written, and all that is wrong is reported.
+If any of them is invalid none is written, and all that is wrong is reported. So it is if a
+node of an older release does not take one, unless there is --force.
 
 With --owner NAME, etcd remembers that these definitions are NAME's, and --prune deletes,
 in the same transaction, those that NAME has and the files have no more. Nothing else is
@@ -125,6 +126,9 @@ round, so that nothing dangles meanwhile. If that fails half-way, apply again.
 			return c.do(cmd.Context(), func(ctx context.Context, st *store.Store) error {
 				p, err := f.plan(ctx, s, st, entries)
 				if err != nil {
+					return err
+				}
+				if err := checkLevels(ctx, st, f.force, written(p)); err != nil {
 					return err
 				}
 				if dryRun {

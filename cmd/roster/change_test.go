@@ -222,6 +222,31 @@ func TestRollbackLeavesWhatIsUnderALease(t *testing.T) {
 	s.want(0, "get backend late")
 }
 
+// A put takes a definition off its lease, and says so; an override is put over others all
+// the time.
+func TestPutOverALeaseSaysSo(t *testing.T) {
+	t.Parallel()
+	s := newShell(t)
+	st := s.etcd.Store()
+	lease, err := st.Grant(t.Context(), 1<<40)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := store.Key{Kind: store.Backends, Name: "web"}
+	if _, err := st.Apply(t.Context(), []store.Op{{Key: key, Value: []byte(`{"host":"h"}`), IfRevision: store.AnyRevision, Lease: lease}}); err != nil {
+		t.Fatal(err)
+	}
+	const note = "roster: note: backends/web was under a lease"
+	if got := s.want(0, "put backend web host=h", "put backends/web at revision 3"); !strings.Contains(got.errors, note) {
+		t.Errorf("%+v, want %q on stderr", got, note)
+	}
+	for _, line := range []string{"put backend web host=i", "health web sick --for 1h", "put health web drain"} {
+		if got := s.want(0, line); strings.Contains(got.errors, "under a lease") {
+			t.Errorf("%s: %+v, want nothing of a lease", line, got)
+		}
+	}
+}
+
 // lines is a writer that tells when a line came.
 type lines struct {
 	mu  sync.Mutex

@@ -44,6 +44,7 @@ func putCommand(s streams) *cobra.Command {
 		file       string
 		ifRevision int64
 		dryRun     bool
+		force      bool
 	)
 	cmd := &cobra.Command{
 		Use:   "put KIND NAME (FIELD=VALUE... | JSON | -f FILE)",
@@ -54,7 +55,8 @@ Fields are given as FIELD=VALUE. Dots lead into a field: probe.url=/health. A li
 VALUE,VALUE or the field given again. cert, key and tls.ca take @FILE. Or the whole
 definition is given as JSON, or in a file as YAML or JSON.
 
-An invalid definition is not written; all that is wrong with it is reported.
+An invalid definition is not written; all that is wrong with it is reported. So is what a
+node of an older release does not take, unless there is --force.
 
 ` + waitHelp,
 		Example: `  roster put backend web-1 host=10.0.0.7 port=8080
@@ -90,13 +92,20 @@ An invalid definition is not written; all that is wrong with it is reported.
 				return err
 			}
 			return c.do(cmd.Context(), func(ctx context.Context, st *store.Store) error {
-				if _, err := plan.Make(ctx, st, []manifest.Entry{e}); err != nil {
+				p, err := plan.Make(ctx, st, []manifest.Entry{e})
+				if err != nil {
+					return err
+				}
+				if err := checkLevels(ctx, st, force, map[store.Key][]byte{k: e.Value}); err != nil {
 					return err
 				}
 				began := time.Now()
 				rev, err := st.Put(ctx, k, e.Value, ifRevision)
 				if err != nil {
 					return err
+				}
+				if k.Kind != store.HealthKind && p.Steps[0].Before.Lease != 0 { // overrides replace each other
+					fmt.Fprintf(s.err, "roster: note: %s was under a lease, by roster register, and is no more: it stays until it is deleted\n", k)
 				}
 				return w.finish(ctx, s, st, change{
 					began: began, revision: rev, keys: []store.Key{k},
@@ -109,6 +118,7 @@ An invalid definition is not written; all that is wrong with it is reported.
 	cmd.Flags().StringVarP(&file, "file", "f", "", "file with the definition, YAML or JSON; - is stdin")
 	cmd.Flags().Int64Var(&ifRevision, "if-revision", -1, "write only if the newest value has this revision; 0: only if there is none")
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "validate and write nothing")
+	forceFlag(cmd, &force)
 	w.add(cmd)
 	return cmd
 }
@@ -306,6 +316,9 @@ func outputFlag(cmd *cobra.Command, format *string, formats []string) {
 	cmd.Flags().StringVarP(format, "output", "o", formats[0], strings.Join(formats, ", "))
 	cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
 }
+
+// textOrJSON are the values of -o of commands that have a line or two to say.
+var textOrJSON = []string{"text", "json"}
 
 func oneOf(flag, value string, values []string) error {
 	if slices.Contains(values, value) {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"roster/cmd/roster/internal/fleet"
 	"roster/store"
 )
 
@@ -36,7 +37,8 @@ No node is asked: each says in etcd what is left.
 A backend that others connect through, as their via, is refused until those are drained,
 too: --wait waits for theirs.
 
-It may be given after the backend was deleted, too, to wait for what is left of it.
+It may be given after the backend was deleted, too, to wait for what is left of it. That is
+refused while a node holds removed backends (--guard).
 
 A member whose presence has ended is unknown: it is named, and waited for, because it may
 still be serving. After --wait-timeout the exit code is 6, and the backend is still
@@ -69,6 +71,9 @@ drained. roster health NAME auto puts it back.`,
 				if gone {
 					if !w.on {
 						return fmt.Errorf("there is no backend or director %s; roster get backends lists what there is", name)
+					}
+					if err := fleet.Holding(ctx, st); err != nil { // perhaps this one: it would get requests again afterwards
+						return fmt.Errorf("%s was deleted, but may be held by --guard: %w", name, err)
 					}
 					fmt.Fprintf(s.err, "roster: there is no backend or director %s: waiting for what is left of one that was deleted\n", name)
 					names = []string{name}

@@ -225,6 +225,9 @@ func (w *explanation) backend(b *admin.Backend) {
 		health += ": it is none, which always fails"
 	}
 	w.line("\nbackend %s is %s", b.Name, health)
+	if b.Removed != nil {
+		w.line("  it was removed from etcd at %s, and is held by --guard until roster ack", b.Removed.Format(time.RFC3339))
+	}
 	// An answer in JSON may have it in several lines.
 	var definition bytes.Buffer
 	if json.Compact(&definition, b.Definition) != nil {

@@ -102,7 +102,9 @@ func TestFleetCommands(t *testing.T) {
 	step("forget a/i1", exitDone, "forgot a/i1\n", "")
 	step("status", exitDone, "no node has its presence in etcd...", "")
 	member(t, s, "b", store.Presence{}, time.Hour)
-	step("forget b --force", exitDone, "forgot b/i1\n", "")
+	step("forget b --force -o json", exitDone, "{\n  \"forgotten\": [\n    {\n      \"node\": \"b\",\n      \"instance\": \"i1\"\n    }\n  ]\n}\n", "")
+	step("forget b -o json", exitFailed, "{\n  \"forgotten\": []\n}\n", "{\"code\":1,\"errors\":[\"there is no member b; roster status lists them\"]}\n")
+	step("forget b -o yaml", exitUsage, "", "roster: --output is \"yaml\", want text, json\n")
 
 	// Of a backend that was deleted, the override does not stay.
 	step("drain web-7 --wait", exitDone, "draining web-7 for 90s, at revision ...", "roster: there is no backend or director web-7: waiting for what is left of one that was deleted\n")

@@ -3,17 +3,20 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 
 	"github.com/spf13/cobra"
 
+	"roster/cmd/roster/internal/show"
 	"roster/node/presence"
 	"roster/store"
 )
 
 func forgetCommand(s streams) *cobra.Command {
 	var (
-		c     client
-		force bool
+		c      client
+		force  bool
+		format string
 	)
 	cmd := &cobra.Command{
 		Use:   "forget NODE[/INSTANCE]...",
@@ -36,6 +39,9 @@ back with the next change.`,
 			return c.completeNodes(cmd, word)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := oneOf("output", format, textOrJSON); err != nil {
+				return err
+			}
 			return c.do(cmd.Context(), func(ctx context.Context, st *store.Store) error {
 				events, _, err := st.Members(ctx)
 				if err != nil {
@@ -43,11 +49,17 @@ back with the next change.`,
 				}
 				var all presence.Members
 				all.Take(events)
+				gone := []forgotten{}
 				var errs []error
 				for _, name := range args {
-					if err := forget(ctx, s, st, all, name, force); err != nil {
+					some, err := forget(ctx, st, all, name, force)
+					gone = append(gone, some...)
+					if err != nil {
 						errs = append(errs, err)
 					}
+				}
+				if err := writeForgotten(s.out, gone, format); err != nil {
+					errs = append(errs, err)
 				}
 				if errs != nil {
 					return joined(errs)
@@ -58,41 +70,55 @@ back with the next change.`,
 	}
 	c.add(cmd.Flags())
 	cmd.Flags().BoolVar(&force, "force", false, "also members whose presence is there")
+	outputFlag(cmd, &format, textOrJSON)
 	return cmd
 }
 
-// forget forgets the members that a name stands for.
-func forget(ctx context.Context, s streams, st *store.Store, all presence.Members, name string, force bool) error {
+// forgotten is a member that was taken off the list.
+type forgotten struct {
+	Node     string `json:"node"`
+	Instance string `json:"instance"`
+}
+
+func writeForgotten(w io.Writer, all []forgotten, format string) error {
+	if format == "json" {
+		return show.JSON(w, map[string][]forgotten{"forgotten": all})
+	}
+	for _, m := range all {
+		if _, err := fmt.Fprintf(w, "forgot %s/%s\n", m.Node, m.Instance); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// forget forgets the members that a name stands for, and returns them.
+func forget(ctx context.Context, st *store.Store, all presence.Members, name string, force bool) (done []forgotten, err error) {
 	var live []store.Instance
-	forgotten := 0
 	for _, m := range all.Sorted() {
 		if m.Node != name && m.String() != name {
 			continue
 		}
 		gone := force
-		var err error
 		if force {
 			err = st.Withdraw(ctx, m.Instance)
 		} else {
 			gone, err = st.Forget(ctx, m.Instance) // which looks again whether it is back
 		}
 		if err != nil {
-			return err
+			return done, err
 		}
-		if !gone {
+		if gone {
+			done = append(done, forgotten{m.Node, m.ID})
+		} else {
 			live = append(live, m.Instance)
-			continue
-		}
-		forgotten++
-		if _, err := fmt.Fprintf(s.out, "forgot %s\n", m); err != nil {
-			return err
 		}
 	}
 	switch {
-	case forgotten > 0:
-		return nil
+	case done != nil:
+		return done, nil
 	case live != nil:
-		return fmt.Errorf("node %s is present: it is running, or was until seconds ago; stop it, or use --force", live[0])
+		return nil, fmt.Errorf("node %s is present: it is running, or was until seconds ago; stop it, or use --force", live[0])
 	}
-	return fmt.Errorf("there is no member %s; roster status lists them", name)
+	return nil, fmt.Errorf("there is no member %s; roster status lists them", name)
 }

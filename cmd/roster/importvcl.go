@@ -22,6 +22,7 @@ func importVCLCommand(s streams) *cobra.Command {
 		c      client
 		write  bool
 		dryRun bool
+		force  bool
 		format string
 	)
 	formats := []string{"yaml", "json"}
@@ -62,7 +63,7 @@ code is 3.`,
 			}
 			if write || dryRun {
 				err = c.do(cmd.Context(), func(ctx context.Context, st *store.Store) error {
-					return applyVCL(ctx, s, st, entries, dryRun)
+					return applyVCL(ctx, s, st, entries, dryRun, force)
 				})
 			} else {
 				err = writeManifest(s.out, format, entries)
@@ -76,6 +77,7 @@ code is 3.`,
 	c.add(cmd.Flags())
 	cmd.Flags().BoolVar(&write, "apply", false, "write the definitions to etcd")
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "say what --apply would write and write nothing")
+	forceFlag(cmd, &force)
 	outputFlag(cmd, &format, formats)
 	return cmd
 }
@@ -99,9 +101,12 @@ func readVCL(file string, stdin io.Reader) (*vcl.Result, error) {
 
 // applyVCL writes the definitions. It says so if a probe that VCL knows nothing of will
 // be that of backends that have none there.
-func applyVCL(ctx context.Context, s streams, st *store.Store, entries []manifest.Entry, dryRun bool) error {
+func applyVCL(ctx context.Context, s streams, st *store.Store, entries []manifest.Entry, dryRun, force bool) error {
 	p, err := plan.Make(ctx, st, entries)
 	if err != nil {
+		return err
+	}
+	if err := checkLevels(ctx, st, force, written(p)); err != nil {
 		return err
 	}
 	unprobed, own := 0, false

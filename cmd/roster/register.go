@@ -18,15 +18,17 @@ import (
 
 	"roster/cmd/roster/internal/manifest"
 	"roster/cmd/roster/internal/plan"
+	"roster/cmd/roster/internal/show"
 	"roster/store"
 )
 
 func registerCommand(s streams) *cobra.Command {
 	var (
-		c     client
-		file  string
-		ttl   time.Duration
-		force bool
+		c      client
+		file   string
+		ttl    time.Duration
+		force  bool
+		format string
 	)
 	cmd := &cobra.Command{
 		Use:   "register NAME (FIELD=VALUE... | JSON | -f FILE) [-- CMD ARGS...]",
@@ -58,6 +60,12 @@ waited for as long as that lease was granted for.`,
 					return usage("there is no command after --")
 				}
 			}
+			if err := oneOf("output", format, textOrJSON); err != nil {
+				return err
+			}
+			if format == "json" && command != nil {
+				return usage("--output is json, and there is a command, whose output is ours: want one of them")
+			}
 			if ttl < time.Second {
 				return usage("--ttl is %v, want 1s or more", ttl)
 			}
@@ -71,9 +79,13 @@ waited for as long as that lease was granted for.`,
 				if _, err := plan.Make(ctx, st, []manifest.Entry{e}); err != nil {
 					return err
 				}
+				if err := checkLevels(ctx, st, force, map[store.Key][]byte{k: e.Value}); err != nil {
+					return err
+				}
 				if err := r.begin(ctx); err != nil {
 					return err
 				}
+				revision, lease := r.revision, r.lease // keep changes them
 				ctx, stop := context.WithCancel(ctx)
 				kept := make(chan struct{})
 				go func() {
@@ -86,7 +98,14 @@ waited for as long as that lease was granted for.`,
 					r.end(ctx, c.limit())
 				}()
 				if command == nil {
-					fmt.Fprintf(s.err, "registered %s at revision %d, until this is ended\n", k, r.revision)
+					if format == "json" {
+						err = show.JSON(s.out, map[string]any{"key": k.String(), "revision": revision, "lease": fmt.Sprintf("%x", lease)})
+					} else {
+						_, err = fmt.Fprintf(s.err, "registered %s at revision %d, until this is ended\n", k, revision)
+					}
+					if err != nil {
+						return err
+					}
 					<-ctx.Done()
 					return nil
 				}
@@ -97,7 +116,8 @@ waited for as long as that lease was granted for.`,
 	c.add(cmd.Flags())
 	cmd.Flags().StringVarP(&file, "file", "f", "", "file with the definition, YAML or JSON; - is stdin")
 	cmd.Flags().Var(newDuration(&ttl, 10*time.Second), "ttl", "how long the backend stays after this process was killed, or has lost etcd; whole seconds")
-	cmd.Flags().BoolVar(&force, "force", false, "overwrite a backend of that name")
+	cmd.Flags().BoolVar(&force, "force", false, "overwrite a backend of that name; write also what nodes of an older release do not take")
+	outputFlag(cmd, &format, textOrJSON)
 	return cmd
 }
 
@@ -180,10 +200,7 @@ func (r *registration) register(ctx context.Context, ifRevision int64) error {
 		return err
 	}
 	alive, release := context.WithCancel(context.WithoutCancel(ctx)) // end takes it back, not ctx
-	if r.alive, err = r.st.KeepAlive(alive, lease); err != nil {
-		release()
-		return err
-	}
+	r.alive = r.st.KeepAlive(alive, lease)
 	r.lease, r.revision, r.release = lease, rev, release
 	return nil
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"os"
@@ -212,4 +213,31 @@ func TestRegisteringAgainDoesNotTakeTheBackendAway(t *testing.T) {
 		t.Errorf("another's is %s now, %v", e.Value, err)
 	}
 	r.end(t.Context(), time.Second)
+}
+
+func TestRegisterSaysInJSONWhatItWrote(t *testing.T) {
+	t.Parallel()
+	etcd := storetest.Etcd(t)
+	r, w := io.Pipe()
+	ctx, cancel := context.WithCancel(t.Context())
+	code := make(chan int, 1)
+	go func() {
+		code <- run(ctx, []string{"register", "--etcd", etcd.Endpoint(), "web-9", "host=10.0.0.9", "-o", "json"}, streams{strings.NewReader(""), w, io.Discard}, os.LookupEnv)
+		w.Close()
+	}()
+	var said struct {
+		Key, Lease string
+		Revision   int64
+	}
+	if err := json.NewDecoder(r).Decode(&said); err != nil || said.Key != "backends/web-9" || said.Revision < 2 || said.Lease == "" {
+		t.Errorf("%+v, %v", said, err)
+	}
+	go io.Copy(io.Discard, r)
+	cancel()
+	if got := <-code; got != exitDone {
+		t.Errorf("exit code %d", got)
+	}
+	if got := try(t, nil, "", "register", "web-9", "host=10.0.0.9", "-o", "json", "--", "true"); got.code != exitUsage || !strings.Contains(got.errors, "--output is json, and there is a command") {
+		t.Errorf("with a command: %+v", got)
+	}
 }

@@ -21,6 +21,7 @@ func rollbackCommand(s streams) *cobra.Command {
 		w        waiting
 		revision int64
 		dryRun   bool
+		force    bool
 	)
 	cmd := &cobra.Command{
 		Use:   "rollback --revision N [KIND [NAME]]",
@@ -68,6 +69,9 @@ back to the revision before it.
 				for _, note := range kept {
 					fmt.Fprintf(s.err, "roster: note: %s\n", note)
 				}
+				if err := checkLevels(ctx, st, force, written(p)); err != nil {
+					return err
+				}
 				if dryRun {
 					return reportDryRun(ctx, s.out, st, p, w.format)
 				}
@@ -92,6 +96,7 @@ back to the revision before it.
 	c.add(cmd.Flags())
 	cmd.Flags().Int64Var(&revision, "revision", 0, "the revision to go back to")
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "say what would be written, and what a node would do; write nothing")
+	forceFlag(cmd, &force)
 	w.add(cmd)
 	return cmd
 }

@@ -55,6 +55,10 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
+// calm is how many Intervals pass between two looks at a State that changes by what
+// Changed is told of.
+const calm = 5
+
 // farewell is how long the end of a node may wait for etcd to delete its keys.
 const farewell = 2 * time.Second
 
@@ -96,7 +100,8 @@ func New(c Config) *Keeper {
 }
 
 // Changed says that State may have. It never blocks. Without it, State is looked at
-// once an Interval.
+// once an Interval while a node starts, or loses backends, and else every fifth, so that
+// a node at rest sleeps.
 func (k *Keeper) Changed() {
 	select {
 	case k.changed <- struct{}{}:
@@ -163,11 +168,8 @@ func (k *Keeper) session(parent context.Context, first func()) (announced bool, 
 		return false, err
 	}
 	k.lease = lease
-	alive, err := k.config.Store.KeepAlive(ctx, lease)
-	var last []byte
-	if err == nil {
-		last, err = k.write(ctx, nil, lease)
-	}
+	alive := k.config.Store.KeepAlive(ctx, lease)
+	last, err := k.write(ctx, nil, lease)
 	first()
 	if err == nil {
 		announced = true
@@ -223,8 +225,9 @@ func (k *Keeper) keep(ctx context.Context, lease int64, alive <-chan struct{}, l
 		case <-alive:
 			return store.ErrNoLease
 		case <-k.changed:
-			if time.Until(next) > 0 && !k.urgent() {
-				continue // the timer is set for then
+			if wait := time.Until(next); wait > 0 && !k.urgent() {
+				timer.Reset(wait)
+				continue
 			}
 		case <-timer.C:
 		}
@@ -238,7 +241,11 @@ func (k *Keeper) keep(ctx context.Context, lease int64, alive <-chan struct{}, l
 		case !bytes.Equal(value, last):
 			last, next = value, time.Now().Add(k.config.Interval)
 		}
-		timer.Reset(k.config.Interval)
+		if k.said.Ready && len(k.said.Leaving) == 0 && k.said.Held == nil && err == nil {
+			timer.Reset(calm * k.config.Interval)
+		} else {
+			timer.Reset(k.config.Interval)
+		}
 	}
 }
 

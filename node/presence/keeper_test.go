@@ -127,8 +127,9 @@ func TestIdleNodesLeaveEtcdsRevisionStill(t *testing.T) {
 	t.Parallel()
 	etcd := storetest.Etcd(t)
 	var all []*running
+	longer := func(c *presence.Config) { c.TTL = 2 * ttl } // so that the seconds left that etcd tells rise and fall
 	for i := range 20 {
-		all = append(all, keep(t, storetest.Open(t, store.Config{Endpoints: []string{etcd.Endpoint()}}), fmt.Sprint("n", i)))
+		all = append(all, keep(t, storetest.Open(t, store.Config{Endpoints: []string{etcd.Endpoint()}}), fmt.Sprint("n", i), longer))
 	}
 	for _, r := range all {
 		r.wait(t)

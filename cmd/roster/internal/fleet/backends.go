@@ -55,6 +55,8 @@ type Probe struct {
 	Users          int          `json:"users"` // backends that share the check
 	Probes         uint64       `json:"probes"`
 	GoodProbes     uint64       `json:"good_probes"`
+	Seeded         uint64       `json:"seeded,omitempty"` // of Probes, made by another node
+	SeededFrom     string       `json:"seeded_from,omitempty"`
 	LocalFaults    uint64       `json:"local_faults"`
 	At             *time.Time   `json:"at"` // when the last one ended
 	LastSeconds    float64      `json:"last_seconds"`
@@ -227,6 +229,7 @@ func (p *Probe) snapshot() *prober.Snapshot {
 	s := &prober.Snapshot{Good: p.Good, Judge: prober.Judge{Window: uint8(p.Window), Threshold: uint8(p.Threshold)}}
 	s.Average = time.Duration(p.AverageSeconds * float64(time.Second))
 	s.Stage, s.Text = p.Stage, oneLine(p.Text)
+	s.Probes, s.Seeded, s.Peer = p.Probes, p.Seeded, oneLine(p.SeededFrom)
 	registers := map[string]*uint64{
 		"4": &s.IPv4, "6": &s.IPv6, "U": &s.Unix, "x": &s.SendFailed, "X": &s.Sent,
 		"r": &s.ReceiveFailed, "R": &s.Received, "H": &s.Happy,

@@ -287,6 +287,8 @@ func (f *Fleet) Write(w io.Writer) error {
 			counts = []string{"no definitions"}
 		}
 		fmt.Fprintf(t, "\netcd at revision %d: %s\n", f.Etcd.Revision, strings.Join(counts, ", "))
+	} else if f.Members != nil {
+		fmt.Fprintf(t, "\nwhat etcd holds is not known: %s\n", f.Etcd.Error)
 	}
 	told := map[string]bool{}
 	for _, n := range f.Nodes {

@@ -63,11 +63,40 @@ func (f *Fleet) memberFaults() (errs []error) {
 
 // holds says what a node's guard keeps.
 func holds(name string, h store.Held) error {
+	return fmt.Errorf("node %s %s", name, holding(h))
+}
+
+// holding is what is said of a node that holds.
+func holding(h store.Held) string {
 	backends := "backends that were"
 	if h.Backends == 1 {
 		backends = "backend that was"
 	}
-	return fmt.Errorf("node %s holds %d %s removed; roster ack %d, if that was meant", name, h.Backends, backends, h.Revision)
+	return fmt.Sprintf("holds %d %s removed; roster ack %d, if that was meant", h.Backends, backends, h.Revision)
+}
+
+// Holding is an error that names the members that hold removed backends; nil: none does,
+// or etcd does not let us look.
+func Holding(ctx context.Context, s *store.Store) error {
+	events, _, err := s.Members(ctx)
+	if errors.Is(err, store.ErrDenied) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var said []string
+	var all presence.Members
+	all.Take(events)
+	for _, m := range all.Sorted() {
+		if m.Presence != nil && m.Presence.Held != nil {
+			said = append(said, holds(m.Node, *m.Presence.Held).Error())
+		}
+	}
+	if said == nil {
+		return nil
+	}
+	return errors.New(strings.Join(said, "; "))
 }
 
 // writeMembers writes a line per member, and what they say that is worth one.
@@ -98,6 +127,18 @@ func (f *Fleet) writeMembers(w io.Writer) {
 	t.Flush()
 	if more := len(f.Members) - shown; more > 0 {
 		fmt.Fprintf(w, "and %d more: roster status -o json has them all\n", more)
+	}
+	levels := map[int][]string{}
+	for _, m := range f.Members {
+		if m.Presence != nil {
+			level := max(1, m.Presence.Level)
+			levels[level] = append(levels[level], m.Name)
+		}
+	}
+	if of := slices.Sorted(maps.Keys(levels)); len(of) > 1 {
+		least := levels[of[0]]
+		fmt.Fprintf(w, "definition levels %d to %d: what needs more than %d is refused until %s %s updated\n", of[0], of[len(of)-1], of[0],
+			strings.Join(least[:min(len(least), shown)], ", "), map[bool]string{true: "is", false: "are"}[len(least) == 1])
 	}
 	rejected := map[string][]string{}
 	for _, m := range f.Members {

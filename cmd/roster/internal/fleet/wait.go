@@ -56,6 +56,8 @@ type NodeReceipt struct {
 	// NotDraining are the backends of which it does not say what is left: their drain was
 	// ended, or it has more to tell of than a presence holds.
 	NotDraining []string `json:"not_draining,omitempty"`
+	// Held are removals of the change, or of later ones, that the node's guard holds.
+	Held *store.Held `json:"held,omitempty"`
 
 	name string
 }
@@ -71,6 +73,9 @@ func (g Goal) judge(m presence.Member) NodeReceipt {
 	if !p.Applied(g.Revision) {
 		r.State = Behind
 		return r
+	}
+	if p.Held != nil && p.Held.Revision >= g.Revision {
+		r.Held = p.Held
 	}
 	for _, name := range g.Quiet {
 		i := slices.IndexFunc(p.Leaving, func(l store.Leaving) bool { return l.Name == name })
@@ -211,6 +216,9 @@ func (n NodeReceipt) String() string {
 	name := cmp.Or(n.name, n.Node)
 	switch n.State {
 	case Done:
+		if h := n.Held; h != nil {
+			return fmt.Sprintf("%s: done after %d ms, but it %s", name, n.Milliseconds, holding(*h))
+		}
 		return fmt.Sprintf("%s: done after %d ms", name, n.Milliseconds)
 	case Left:
 		return name + ": has ended"

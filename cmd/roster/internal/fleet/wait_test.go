@@ -116,6 +116,24 @@ func TestWaitReturnsOnceEveryMemberHasAppliedTheChange(t *testing.T) {
 	}
 }
 
+// A node that holds removals of the change has applied it, and says what it holds.
+func TestWaitTellsOfHeldRemovals(t *testing.T) {
+	t.Parallel()
+	m := newMembers(t)
+	before := m.touch()
+	rev := m.touch()
+	m.announce("a", store.Presence{Revision: rev, Held: &store.Held{Backends: 12, Revision: rev}})
+	m.announce("b", store.Presence{Revision: rev, Held: &store.Held{Backends: 1, Revision: before}}) // of another change
+	r := <-m.wait(fleet.Goal{Revision: rev}).done
+	want := []string{fmt.Sprintf("but it holds 12 backends that were removed; roster ack %d, if that was meant", rev), ""}
+	for i, n := range r.Nodes {
+		_, got, _ := strings.Cut(n.String(), " ms, ")
+		if n.State != fleet.Done || got != want[i] || (n.Held != nil) != (want[i] != "") {
+			t.Errorf("%s, held %v, want %q", n, n.Held, want[i])
+		}
+	}
+}
+
 func TestWaitOfNobodyIsDone(t *testing.T) {
 	t.Parallel()
 	m := newMembers(t)
