@@ -20,7 +20,7 @@ func backends(n int) []entry {
 }
 
 func filled(n int) *state {
-	s := newState(store.Reject)
+	s := newState(store.Reject, false)
 	l := s.list(1, int64(n+1))
 	for _, e := range backends(n) {
 		l.add(e)
@@ -58,7 +58,7 @@ func BenchmarkList(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				if first {
-					s = newState(store.Reject)
+					s = newState(store.Reject, false)
 				}
 				l := s.list(1, n+1)
 				for _, e := range entries {
@@ -73,7 +73,7 @@ func BenchmarkList(b *testing.B) {
 // perKey is what the watcher itself keeps of each of n keys, in bytes: the name
 // included, the definition, which the table has too, not.
 func perKey(n int) float64 {
-	s := newState(store.Reject)
+	s := newState(store.Reject, false)
 	s.keys = nil
 	entries := backends(n)
 	shared, err := s.decode(store.Key{Kind: store.Backends, Name: "a"}, entries[0])

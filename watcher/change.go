@@ -29,8 +29,16 @@ type Change struct {
 	// Listed says that this change comes from a list: it may sum up many revisions.
 	Listed bool
 
+	// Resumed says that this change, the first, is the state that was saved, see
+	// Config.Saved. Listed is set, too: it is of a list of then.
+	Resumed bool
+
+	// Cluster is the id of the cluster of etcd that Revision is of.
+	Cluster uint64
+
 	// Ack is the revision up to which removals are acknowledged: the value of the key
-	// "ack" as of Revision, 0 without one. In a list that was held, and is believed
+	// "ack" as of Revision, but not above the revision that wrote it, and 0 without one, or
+	// with one that is no number. In a list that was held, and is believed
 	// because it is acknowledged, it is at least Revision. A change that raises Ack and
 	// does nothing else has neither Puts nor Deletes, and is not Listed.
 	Ack int64
@@ -52,6 +60,10 @@ type Item struct {
 	// key has no valid version, so that it is absent although Rejected lists it.
 	Definition store.Definition
 
+	// Value is the version in effect as etcd has it, if Config.Values asks for it.
+	// It may hold a key: it is not to be shown.
+	Value string
+
 	// Warnings are those of decoding Definition.
 	Warnings []string
 
@@ -63,4 +75,7 @@ type Item struct {
 type Rejection struct {
 	Revision int64 // the mod revision of that value
 	Err      error // of store.Decode: everything that is wrong with it
+
+	CreateRevision int64  // of the key
+	Value          string // of the key, if Config.Values asks for it; not to be shown
 }

@@ -18,6 +18,20 @@ type Config struct {
 	// UnknownFields says whether unknown fields of a value reject it.
 	UnknownFields store.UnknownFields
 
+	// Values has changes carry the bytes of values, for whoever saves them. They stay in
+	// memory, besides the definitions that they decode to.
+	Values bool
+
+	// Saved is asked, once, for the state to begin with if etcd has not given one within
+	// SavedAfter of New; a list that has begun to come by then is waited for. What it returns
+	// is the first change, and compared with etcd's list once there is one. Run calls it
+	// and does nothing else meanwhile. Nil, or nil from it: there is nothing to begin with.
+	Saved func() *Saved
+
+	// SavedAfter is how long etcd is waited for before Saved is asked. Zero means 5s. Less
+	// serves sooner where there is no etcd, and something old for a moment where it is slow.
+	SavedAfter time.Duration
+
 	// Logger gets a line for each transition: etcd lost and back, its history
 	// replaced, an empty list held. Nil discards them.
 	Logger *slog.Logger
@@ -53,6 +67,7 @@ func (c Config) withDefaults() Config {
 	fill(&c.ProofInterval, 5*time.Second)
 	fill(&c.ProofTimeout, 2*time.Second)
 	fill(&c.ListTimeout, 5*time.Second)
+	fill(&c.SavedAfter, 5*time.Second)
 	fill(&c.RetryMin, 100*time.Millisecond)
 	fill(&c.RetryMax, max(2*time.Second, c.RetryMin))
 	if c.Logger == nil {
@@ -74,6 +89,7 @@ func (c Config) Validate() error {
 	check(c.ProofInterval > 0, "proof interval is %v, want above 0", c.ProofInterval)
 	check(c.ProofTimeout > 0, "proof timeout is %v, want above 0", c.ProofTimeout)
 	check(c.ListTimeout > 0, "list timeout is %v, want above 0", c.ListTimeout)
+	check(c.SavedAfter > 0, "saved after is %v, want above 0", c.SavedAfter)
 	check(c.RetryMin > 0, "retry min is %v, want above 0", c.RetryMin)
 	check(c.RetryMax >= c.RetryMin, "retry max is %v, want at least retry min (%v)", c.RetryMax, c.RetryMin)
 	return errs.ErrorOrNil()

@@ -29,6 +29,14 @@
 // touched last, at the revision known, shows that it is of another history: then, and
 // from another cluster or from a past, it is held (see Status.Held).
 //
+// # A start without etcd
+//
+// Where etcd gives no list in time, Config.Saved may give the state that an earlier
+// watcher came to. It becomes the first change as if it had been listed at its revision,
+// each value decoded anew, and is doubted as what is known after any outage: etcd is
+// listed as soon as it answers and compared, so that what did not change is in no change,
+// and an empty list, one of the past or one of another cluster is judged as above.
+//
 // # How it speaks to etcd
 //
 // One watch on a gRPC stream of its own. The stream that etcd's client offers

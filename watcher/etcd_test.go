@@ -341,9 +341,7 @@ func TestRealEtcd(t *testing.T) {
 			}
 			r.write("backends/new", good)
 			r.same("after a key appeared")
-			if s := r.Status(); s.Held != "" {
-				t.Errorf("held: %s", s.Held)
-			}
+			r.await("end of the hold", func() bool { return r.Status().Held == "" })
 		}},
 		{"emptied, until acknowledged", func(t *testing.T, m *storetest.Member, _ *storetest.Proxy, r *rig) {
 			m.Wipe()

@@ -276,8 +276,6 @@ func (m *model) watch(ctx context.Context, revision int64) (stream, error) {
 	return s, nil
 }
 
-func (m *model) hurry() {}
-
 type modelStream struct {
 	model   *model
 	ctx     context.Context

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strings"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -29,8 +30,6 @@ type source interface {
 	// watch opens a stream of the events from revision on. It waits for a connection
 	// while ctx lasts, and the stream ends with ctx.
 	watch(ctx context.Context, revision int64) (stream, error)
-	// hurry makes connections that wait before they try again try now.
-	hurry()
 }
 
 // stream is one watch on one connection.
@@ -147,8 +146,6 @@ func (s etcd) watch(ctx context.Context, revision int64) (stream, error) {
 	return &etcdStream{etcd: s, wc: wc}, nil
 }
 
-func (s etcd) hurry() { s.client.ActiveConnection().ResetConnectBackoff() }
-
 func (s etcd) entry(kv *mvccpb.KeyValue) entry {
 	return entry{key: string(kv.Key[len(s.prefix):]), create: kv.CreateRevision, mod: kv.ModRevision, value: kv.Value}
 }
@@ -167,7 +164,11 @@ func (s *etcdStream) recv() (message, error) {
 	if resp.Canceled {
 		m.canceled = rpctypes.ErrCompacted
 		if resp.CompactRevision == 0 {
-			m.canceled = errors.New("etcd canceled the watch: " + resp.CancelReason)
+			reason := errors.New(resp.CancelReason)
+			if strings.HasSuffix(resp.CancelReason, rpctypes.ErrPermissionDenied.Error()) { // it comes as text
+				reason = rpctypes.ErrPermissionDenied
+			}
+			m.canceled = fmt.Errorf("etcd canceled the watch: %w", reason)
 		}
 	}
 	for _, e := range resp.Events {

@@ -3,6 +3,7 @@ package watcher
 import (
 	"cmp"
 	"crypto/sha256"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -34,16 +35,18 @@ type entry struct {
 type version struct {
 	create, mod int64
 	digest      digest
+	value       string // only if state.values
 	definition  store.Definition
 	warnings    []string
 }
 
 // record is what is kept for each definition key; the version in effect, and in
-// rare what few keys have. It and its key take 88 bytes in the map, plus the name,
-// which is shared with the items.
+// rare what few keys have. It and its key take 104 bytes in the map, plus the name,
+// which is shared with the items, and the value if it is kept.
 type record struct {
 	create, mod int64  // of the version in effect; create is the key's even without one
 	digest      digest // of the version in effect
+	value       string // its bytes, only if state.values
 	definition  store.Definition
 	rare        *rare
 }
@@ -70,7 +73,7 @@ func (r record) newest() (int64, digest) {
 }
 
 func (r record) version() (version, bool) {
-	v := version{create: r.create, mod: r.mod, digest: r.digest, definition: r.definition}
+	v := version{create: r.create, mod: r.mod, digest: r.digest, value: r.value, definition: r.definition}
 	if r.rare != nil {
 		v.warnings = r.rare.warnings
 	}
@@ -78,7 +81,7 @@ func (r record) version() (version, bool) {
 }
 
 func (r record) item(key store.Key) Item {
-	item := Item{Key: key, ModRevision: r.mod, Definition: r.definition, Rejected: r.rejection()}
+	item := Item{Key: key, ModRevision: r.mod, Value: r.value, Definition: r.definition, Rejected: r.rejection()}
 	if r.definition != nil {
 		item.CreateRevision = r.create
 	}
@@ -90,7 +93,7 @@ func (r record) item(key store.Key) Item {
 
 // accepted is the record of a key whose newest value is valid.
 func accepted(v version) record {
-	r := record{create: v.create, mod: v.mod, digest: v.digest, definition: v.definition}
+	r := record{create: v.create, mod: v.mod, digest: v.digest, value: v.value, definition: v.definition}
 	if len(v.warnings) > 0 {
 		r.rare = &rare{warnings: v.warnings}
 	}
@@ -99,10 +102,11 @@ func accepted(v version) record {
 
 // refused is the record of a key whose newest value, e, is invalid while v, which
 // may be the zero version, is in effect.
-func refused(e entry, err error, v version) record {
+func (s *state) refused(e entry, err error, v version) record {
 	return record{
-		create: e.create, mod: v.mod, digest: v.digest, definition: v.definition,
-		rare: &rare{warnings: v.warnings, rejection: &Rejection{Revision: e.mod, Err: err}, newest: digestOf(e.value)},
+		create: e.create, mod: v.mod, digest: v.digest, value: v.value, definition: v.definition,
+		rare: &rare{warnings: v.warnings, newest: digestOf(e.value),
+			rejection: &Rejection{Revision: e.mod, Err: err, CreateRevision: e.create, Value: s.keep(e.value)}},
 	}
 }
 
@@ -113,20 +117,22 @@ const ackKey = "ack"
 // from events or from lists. It does no I/O and has no time. One goroutine owns it.
 type state struct {
 	unknown store.UnknownFields
+	values  bool // the bytes of values are kept
 
 	keys     map[store.Key]record
 	others   map[string]struct{} // keys that are no definitions
 	marks    marks
 	rejected int   // records with a rejection
 	ack      int64 // value of ackKey
+	badAck   error // why that is not one
 
 	cluster uint64 // of the last list taken over
 	touched int64  // see Change
 	at      int64  // everything up to this revision is in, from a list or as events
 }
 
-func newState(unknown store.UnknownFields) *state {
-	return &state{unknown: unknown, keys: map[store.Key]record{}, others: map[string]struct{}{}}
+func newState(unknown store.UnknownFields, values bool) *state {
+	return &state{unknown: unknown, values: values, keys: map[store.Key]record{}, others: map[string]struct{}{}}
 }
 
 // size is how many keys etcd should count under the prefix.
@@ -158,7 +164,15 @@ func (s *state) decode(key store.Key, e entry) (version, error) {
 	if err != nil {
 		return version{}, err
 	}
-	return version{e.create, e.mod, digestOf(e.value), definition, warnings}, nil
+	return version{e.create, e.mod, digestOf(e.value), s.keep(e.value), definition, warnings}, nil
+}
+
+// keep is what is kept of a value besides its digest.
+func (s *state) keep(value []byte) string {
+	if !s.values {
+		return ""
+	}
+	return string(value)
 }
 
 // apply takes in all events of one revision, the next that touched the prefix,
@@ -193,13 +207,13 @@ func (s *state) apply(revision int64, events []entry) (Change, bool) {
 			if !ok || old.create != e.create {
 				kept = version{}
 			}
-			s.keys[key] = refused(e, err, kept)
+			s.keys[key] = s.refused(e, err, kept)
 			s.rejected++
 		}
 		touched[key] = true
 	}
 	s.at, s.touched = revision, revision
-	change := Change{Revision: revision, Touched: revision, Ack: s.ack}
+	change := Change{Revision: revision, Touched: revision, Ack: s.ack, Cluster: s.cluster}
 	for key, present := range touched {
 		if present {
 			change.Puts = append(change.Puts, s.keys[key].item(key))
@@ -218,19 +232,21 @@ func (s *state) applyOther(e entry) {
 		s.others[e.key] = struct{}{}
 	}
 	if e.key == ackKey {
-		s.ack = parseAck(e)
+		s.ack, s.badAck = parseAck(e)
 	}
 }
 
-func parseAck(e entry) int64 {
+// parseAck is the revision that the key acknowledges. It is not above the one that wrote
+// the key: a slip would let all removals to come pass.
+func parseAck(e entry) (int64, error) {
 	if e.gone {
-		return 0
+		return 0, nil
 	}
 	n, err := strconv.ParseInt(strings.TrimSpace(string(e.value)), 10, 64)
 	if err != nil {
-		return 0
+		return 0, fmt.Errorf("revision %d of the key is %.40q, want a revision of etcd, a number", e.mod, e.value)
 	}
-	return n
+	return min(n, e.mod), nil
 }
 
 func (c *Change) sort() {
@@ -252,6 +268,7 @@ type listing struct {
 	others  map[string]struct{}
 	marks   marks
 	ack     int64
+	badAck  error
 	invalid []invalid // awaiting resolve, not in keys yet
 }
 
@@ -274,7 +291,7 @@ func (l *listing) add(e entry) {
 	if !ok {
 		l.others[e.key] = struct{}{}
 		if e.key == ackKey {
-			l.ack = parseAck(e)
+			l.ack, l.badAck = parseAck(e)
 		}
 		return
 	}
@@ -325,7 +342,7 @@ func (l *listing) remembered(bad invalid) version {
 
 // resolve settles an invalid key on the version found for it, zero for none.
 func (l *listing) resolve(bad invalid, v version) {
-	l.keys[bad.key] = refused(bad.entry, bad.err, v)
+	l.keys[bad.key] = l.state.refused(bad.entry, bad.err, v)
 }
 
 // empty says whether the list has no definition, valid or not. The fleet's secret is
@@ -347,7 +364,7 @@ func (l *listing) empty() bool {
 // replace makes the listed keys the state and returns the difference to what it
 // was, leaving out what is the same in create revision, mod revision and value.
 func (s *state) replace(l *listing) Change {
-	change := Change{Revision: l.revision, Listed: true, Ack: l.ack}
+	change := Change{Revision: l.revision, Listed: true, Ack: l.ack, Cluster: l.cluster}
 	if l.cluster == s.cluster && l.revision >= s.at {
 		change.Touched = s.touched
 	}
@@ -370,7 +387,8 @@ func (s *state) replace(l *listing) Change {
 		}
 	}
 	change.sort()
-	s.keys, s.others, s.marks, s.ack, s.rejected = l.keys, l.others, l.marks, l.ack, rejected
+	s.keys, s.others, s.marks, s.rejected = l.keys, l.others, l.marks, rejected
+	s.ack, s.badAck = l.ack, l.badAck
 	s.cluster, s.at, s.touched = l.cluster, l.revision, change.Touched
 	return change
 }

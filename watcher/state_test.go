@@ -16,7 +16,7 @@ import (
 
 // listed is what a new watcher computes from a history.
 func listed(t errorer, h history) (*state, Change) {
-	s := newState(store.Reject)
+	s := newState(store.Reject, true)
 	return s, relisted(t, s, h)
 }
 
@@ -216,10 +216,10 @@ func TestCompactedHistoryFallsBackOnMemory(t *testing.T) {
 func TestKeysOfNoKindAreIgnoredAndCounted(t *testing.T) {
 	t.Parallel()
 	m := newModel(1)
-	m.write(pairs("ack", " 7\n", "secret/x", "s", "colours/red", "r", "stray", "s", "backends/a", good))
+	m.write(pairs("ack", " 2\n", "secret/x", "s", "colours/red", "r", "stray", "s", "backends/a", good))
 	s, change := listed(t, m.snapshot())
-	if s.ignored() != 3 || s.ack != 7 || len(change.Puts) != 1 || s.size() != 5 {
-		t.Errorf("ignored %d, ack %d, puts %d, size %d, want 3, 7, 1, 5", s.ignored(), s.ack, len(change.Puts), s.size())
+	if s.ignored() != 3 || s.ack != 2 || len(change.Puts) != 1 || s.size() != 5 {
+		t.Errorf("ignored %d, ack %d, puts %d, size %d, want 3, 2, 1, 5", s.ignored(), s.ack, len(change.Puts), s.size())
 	}
 	revision := m.write(pairs("colours/red", "", "colours/blue", "b", "colours/green", "g", "ack", ""))
 	change, ok := s.apply(revision, m.history.log[len(m.history.log)-4:])
@@ -250,9 +250,18 @@ func TestAnAcknowledgementIsAChange(t *testing.T) {
 	if change, ok := apply("backends/a", better); !ok || change.Ack != 1 {
 		t.Errorf("change = %+v (%t), want ack 1", change, ok)
 	}
-	m.put("ack", "5")
-	if change := relisted(t, s, m.snapshot()); change.Ack != 5 {
-		t.Errorf("ack %d of a list, want 5", change.Ack)
+	if change, ok := apply("ack", "no revision"); ok || s.ack != 0 {
+		t.Errorf("change = %+v of what is no revision, with ack %d, want none, and 0", change, s.ack)
+	}
+	// None acknowledges what comes after it.
+	for _, value := range []string{"9223372036854775807", "1000"} {
+		if change, ok := apply("ack", value); ok != (s.ack > 0) || s.ack != change.Revision {
+			t.Errorf("change = %+v (%t) of %s, with ack %d, want its own revision", change, ok, value, s.ack)
+		}
+	}
+	m.put("backends/a", good)
+	if change := relisted(t, s, m.snapshot()); change.Ack != m.history.revision-1 {
+		t.Errorf("ack %d of a list at revision %d, want that of before", change.Ack, m.history.revision)
 	}
 }
 

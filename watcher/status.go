@@ -1,6 +1,13 @@
 package watcher
 
-import "time"
+import (
+	"errors"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+
+	"roster/store"
+)
 
 // Status is a copy of what the watcher knows of itself. Taking one is cheap.
 type Status struct {
@@ -26,6 +33,10 @@ type Status struct {
 	// the first proof; it stands still while etcd is lost or a list is held.
 	Fresh time.Time
 
+	// Resumed: the state is the one that was saved (see Config.Saved), and etcd has not
+	// been listed since.
+	Resumed bool
+
 	// Endpoint is the address of the member of etcd watched now, or last.
 	Endpoint string
 
@@ -45,7 +56,80 @@ type Status struct {
 	Keys     int   // definitions in etcd under the prefix, the rejected included
 	Rejected int   // of them, those whose newest value is invalid
 	Ignored  int   // keys of no known kind under the prefix
-	Ack      int64 // the revision in the prefix's key "ack"; 0 without one
+	Ack      int64 // the revision up to which the prefix's key "ack" acknowledges; 0 without one
 	Relists  int64 // lists completed after the first
 	Streams  int64 // watch streams opened
+}
+
+// Status returns a copy of the watcher's view of itself.
+func (w *Watcher) Status() Status {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	status := w.status
+	status.Seen, status.Listed = w.queue.progress(), w.queue.lists()
+	return status
+}
+
+// saw notes that nothing is missing up to a revision.
+func (w *Watcher) saw(revision int64) {
+	w.seen = revision
+	w.queue.advance(revision)
+}
+
+func (w *Watcher) update(f func(*Status)) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	f(&w.status)
+}
+
+func (w *Watcher) count(s *Status) {
+	s.Cluster = w.state.cluster
+	s.Keys, s.Rejected, s.Ignored, s.Ack = len(w.state.keys), w.state.rejected, w.state.ignored(), w.state.ack
+}
+
+// fresh notes that what etcd had at a moment is known.
+func (w *Watcher) fresh(at time.Time) {
+	w.update(func(s *Status) {
+		if at.After(s.Fresh) {
+			s.Fresh = at
+		}
+	})
+}
+
+func (w *Watcher) connected(endpoint string) {
+	w.update(func(s *Status) { s.Connected, s.Error, s.Endpoint = true, "", endpoint })
+	if w.down {
+		w.down, w.refused = false, false
+		w.cfg.Logger.Info("etcd is back", "endpoint", endpoint, "revision", w.seen, "away", time.Since(w.since).Round(time.Millisecond))
+	}
+}
+
+// ended notes how a session ended.
+func (w *Watcher) ended(err error) {
+	switch {
+	case errors.Is(err, errHeld):
+		w.update(func(s *Status) { s.Connected, s.Error = false, err.Error() })
+	case errors.Is(err, errReopen), errors.Is(err, errStale):
+		w.cfg.Logger.Debug("watching anew", "reason", err)
+	default:
+		w.update(func(s *Status) { s.Connected, s.Error = false, err.Error() })
+		if !w.down {
+			w.down, w.since = true, time.Now()
+			w.cfg.Logger.Warn("etcd is not reachable: keeping what is known", "error", err, "revision", w.seen)
+			w.refused = denied(err)
+		} else if denied(err) && !w.refused { // it is there again, and that will not mend by itself
+			w.refused = true
+			w.cfg.Logger.Warn("etcd refuses: keeping what is known", "error", err, "revision", w.seen)
+		}
+	}
+}
+
+// denied says whether etcd refuses us for who we are.
+func denied(err error) bool {
+	for _, refusal := range []error{store.ErrDenied, rpctypes.ErrPermissionDenied, rpctypes.ErrAuthFailed, rpctypes.ErrUserEmpty, rpctypes.ErrInvalidAuthToken} {
+		if errors.Is(err, refusal) {
+			return true
+		}
+	}
+	return false
 }

@@ -40,9 +40,45 @@ func (b *bench) Write(line []byte) (int, error) {
 
 func newBench(m *model) *bench {
 	b := &bench{model: m, got: sum{}}
-	b.Watcher = newWatcher(Config{Logger: slog.New(slog.NewTextHandler(b, nil))}, m)
-	b.pageSize, b.queue.limit = 3, 50
+	b.begin(nil)
 	return b
+}
+
+// begin makes a watcher that has nothing yet but what was saved.
+func (b *bench) begin(saved func() *Saved) {
+	b.Watcher = newWatcher(Config{Logger: slog.New(slog.NewTextHandler(b, nil)), Values: true, Saved: saved}, b.model)
+	b.pageSize, b.queue.limit = 3, 50
+}
+
+// saved is what the reader has done with, as somebody keeps it; nil before the first change.
+func (b *bench) saved() *Saved {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.changes) == 0 {
+		return nil
+	}
+	last := b.changes[len(b.changes)-1]
+	s := &Saved{Cluster: last.Cluster, Revision: last.Revision, Touched: last.Touched, Ack: last.Ack}
+	for _, item := range b.got {
+		item.Definition, item.Warnings = nil, nil
+		if r := item.Rejected; r != nil {
+			item.Rejected = &Rejection{Revision: r.Revision, CreateRevision: r.CreateRevision, Value: r.Value}
+		}
+		s.Items = append(s.Items, item)
+	}
+	return s
+}
+
+// reboot ends the watcher, and another begins where it was, or as it does without that.
+func (b *bench) reboot() {
+	b.stop()
+	if s := b.saved(); s != nil {
+		b.begin(func() *Saved { return s })
+	} else {
+		b.begin(nil)
+	}
+	b.got, b.changes = sum{}, nil
+	b.run()
 }
 
 // run starts the watcher and its reader; stop ends and joins them.
@@ -86,7 +122,7 @@ func (b *bench) lines(s string) int {
 // wrong says how the reader's sum differs from what etcd holds, "" if not at all.
 func (b *bench) wrong() string {
 	h := b.model.snapshot()
-	fresh := newState(store.Reject)
+	fresh := newState(store.Reject, true)
 	relisted(nil, fresh, h)
 	return differ(b.sum(), fresh.sum())
 }
@@ -476,6 +512,31 @@ func TestOutage(t *testing.T) {
 	})
 }
 
+func TestAnAcknowledgementOfNoRevisionIsToldOnce(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *bench) {
+		const line = "nothing is acknowledged"
+		b.model.put("ack", "12a")
+		pass(recovery)
+		if b.lines(line) != 1 || b.lines(`is \"12a\", want a revision`) != 1 {
+			t.Errorf("want one line that names the value:\n%s", b.log.String())
+		}
+		b.model.put(backendA, better)
+		b.model.restart(b.model.history)
+		pass(recovery)
+		b.model.put("ack", "1")
+		b.model.del("ack")
+		pass(recovery)
+		if n := b.lines(line); n != 1 {
+			t.Errorf("%d lines, want none for the same value, a good one or a deletion:\n%s", n, b.log.String())
+		}
+		b.model.put("ack", "12a")
+		pass(recovery)
+		if n := b.lines(line); n != 2 {
+			t.Errorf("%d lines, want one more for each time it is written", n)
+		}
+	})
+}
+
 func TestADeadConnectionIsNoticed(t *testing.T) {
 	inBubble(t, func(t *testing.T, b *bench) {
 		b.model.elsewhere(1)
@@ -676,7 +737,7 @@ func TestAnyHistory(t *testing.T) {
 		seed := rapid.Uint64().Draw(rt, "seed")
 		steps := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) step {
 			return step{
-				do:    rapid.SampledFrom([]string{"write", "write", "write", "write", "cut", "blip", "elsewhere", "compact", "snapshot", "restore", "replace", "deaf", "proxy"}).Draw(t, "do"),
+				do:    rapid.SampledFrom([]string{"write", "write", "write", "write", "cut", "blip", "elsewhere", "compact", "snapshot", "restore", "replace", "deaf", "proxy", "reboot"}).Draw(t, "do"),
 				txn:   drawWrite(t),
 				n:     rapid.Int64Range(1, 20).Draw(t, "n"),
 				sleep: time.Duration(rapid.SampledFrom([]int{0, 0, 0, 50, 500, 3000, 12000}).Draw(t, "ms")) * time.Millisecond,
@@ -708,6 +769,8 @@ func anyHistory(seed uint64, steps []step) string {
 		switch s.do {
 		case "write":
 			m.write(s.txn)
+		case "reboot":
+			b.reboot()
 		case "cut":
 			m.cut(true)
 		case "deaf":
@@ -751,7 +814,7 @@ func (b *bench) judge(compacts, moved bool) string {
 	synctest.Wait()
 	status, h := b.Status(), b.model.snapshot()
 	if status.Held != "" {
-		listed := relisted(nil, newState(store.Reject), h).Puts
+		listed := relisted(nil, newState(store.Reject, true), h).Puts
 		listed = slices.DeleteFunc(listed, func(i Item) bool { return i.Key == store.SecretKey }) // which nodes make by themselves
 		if len(listed) > 0 || !moved {
 			return "held: " + status.Held
@@ -766,7 +829,7 @@ func (b *bench) judge(compacts, moved bool) string {
 	}
 	full := h // as if nothing was ever compacted
 	full.compacted = 0
-	want := newState(store.Reject)
+	want := newState(store.Reject, true)
 	relisted(nil, want, full)
 	got := b.sum()
 	if compacts { // an invalid key may have any valid version of its life, or none,
@@ -777,7 +840,7 @@ func (b *bench) judge(compacts, moved bool) string {
 				continue
 			}
 			if v := h.version(key.String(), item.ModRevision); item.Definition == nil || moved || v != nil && v.create == r.create {
-				r.mod, r.digest, r.definition = item.ModRevision, digest{}, item.Definition
+				r.mod, r.digest, r.value, r.definition = item.ModRevision, digest{}, item.Value, item.Definition
 				r.rare = &rare{warnings: item.Warnings, rejection: r.rejection()}
 				want.keys[key] = r
 			}

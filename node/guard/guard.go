@@ -9,7 +9,12 @@
 //
 // What is held is released by an acknowledgement of the revision that removed it or of a
 // later one, and each backend by itself when its name is put again. While something is
-// held it counts as served, so that what an outage goes on to remove is held, too.
+// held it counts as served, so that what an outage goes on to remove is held, too; but live
+// and held ones together count for no more than there were before, or those that come back
+// under other names would raise the bar for what is removed later.
+//
+// No more are held than there were before: names that come and go while something is held
+// do not fill the memory.
 package guard
 
 import (
@@ -44,6 +49,7 @@ type Guard struct {
 	revision int64           // of the newest change
 	touched  int64           // that the table is at
 	past     []sample        // how many were served, oldest first
+	most     int             // were served before the first was held; 0: none is
 
 	mu    sync.Mutex
 	held  map[string]removed
@@ -53,6 +59,7 @@ type Guard struct {
 // live is a definition in effect, so much of it as it takes to put it again.
 type live struct {
 	create, mod int64
+	value       string
 	definition  store.Definition
 	warnings    []string
 	refused     bool // its newest value is invalid
@@ -66,10 +73,16 @@ type removed struct {
 	since    time.Time
 }
 
-// sample says how many backends were served from a moment on.
+func (r removed) item(name string) watcher.Item {
+	return watcher.Item{Key: store.Key{Kind: store.Backends, Name: name}, CreateRevision: r.create, ModRevision: r.mod, Value: r.value,
+		Definition: r.definition, Warnings: r.warnings, Rejected: r.rejected}
+}
+
+// sample says how many backends were served from a moment on, and how many at most before
+// the next sample.
 type sample struct {
-	at    time.Time
-	count int
+	at          time.Time
+	count, peak int
 }
 
 // Held is what a guard holds.
@@ -95,8 +108,9 @@ type Outcome struct {
 	// nothing.
 	None bool
 	// Held is how many backends it would have removed, and Released how many that were
-	// held it has released by its acknowledgement.
-	Held, Released int
+	// held it has released by its acknowledgement. Passed is how many it has removed
+	// although they should be held: as many are as there were backends.
+	Held, Released, Passed int
 }
 
 // Apply takes in the next change, at a time that is not before that of the last one. The
@@ -108,24 +122,33 @@ func (g *Guard) Apply(c watcher.Change, now time.Time) Outcome {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.shown = nil
 	if c.Revision < g.revision { // another history, in whose lists it is missing as well
 		for name, r := range g.held {
 			r.revision = min(r.revision, c.Revision)
-			g.held[name] = r
+			g.hold(name, r)
 		}
 	}
 	g.revision = c.Revision
+	g.forget(now)
 
 	w := work{Guard: g, gone: make(map[string]removed), special: make(map[string]special), refused: make(map[string]*watcher.Rejection)}
 	w.take(c)
 	acknowledged := c.Revision <= c.Ack
 	var out Outcome
-	if len(w.gone) > 0 && !acknowledged && g.tooFew(now) {
-		out.Held = len(w.gone)
-		for name, r := range w.gone {
+	if len(w.gone) > 0 && !acknowledged && g.tooFew() {
+		g.most = max(g.most, g.past[0].count) // which may be the newest: that of before this change
+		for _, s := range g.past[1:] {
+			g.most = max(g.most, s.peak)
+		}
+		for _, name := range slices.Sorted(maps.Keys(w.gone)) {
+			if len(g.held) >= g.most {
+				out.Passed++
+				continue
+			}
+			out.Held++
+			r := w.gone[name]
 			r.revision, r.since = c.Revision, now
-			g.held[name] = r
+			g.hold(name, r)
 			w.special[name] = kept
 			if r.rejected != nil || r.refused {
 				w.special[name] = again
@@ -141,6 +164,9 @@ func (g *Guard) Apply(c watcher.Change, now time.Time) Outcome {
 	if out.Released > 0 || len(w.gone) > 0 && acknowledged {
 		g.past = nil // that there are so few is as it should be
 	}
+	if len(g.held) == 0 {
+		g.most = 0
+	}
 	g.note(now)
 	out.Change = w.rewrite(c)
 	switch {
@@ -154,6 +180,17 @@ func (g *Guard) Apply(c watcher.Change, now time.Time) Outcome {
 		out.None = true
 	}
 	return out
+}
+
+// hold takes down a backend that is held.
+func (g *Guard) hold(name string, r removed) { g.held[name], g.shown = r, nil }
+
+// release forgets one that is held, if it is.
+func (g *Guard) release(name string) {
+	if _, ok := g.held[name]; ok {
+		delete(g.held, name)
+		g.shown = nil
+	}
 }
 
 // work is one change being looked at.
@@ -176,7 +213,7 @@ const (
 
 // drop ends that a backend is held.
 func (w *work) drop(name string, r removed) {
-	delete(w.held, name)
+	w.release(name)
 	w.special[name] = dropped
 	if r.rejected != nil {
 		w.special[name] = absent
@@ -197,8 +234,8 @@ func (w *work) take(c watcher.Change) {
 		case item.Key.Kind == store.Backends && item.Definition == nil:
 			w.remove(name, item.Rejected)
 		case item.Key.Kind == store.Backends:
-			w.live[name] = live{item.CreateRevision, item.ModRevision, item.Definition, item.Warnings, item.Rejected != nil}
-			delete(w.held, name)
+			w.live[name] = live{item.CreateRevision, item.ModRevision, item.Value, item.Definition, item.Warnings, item.Rejected != nil}
+			w.release(name)
 		case item.Key.Kind == store.Directors && item.Definition != nil && item.Rejected == nil:
 			// The name is put again, and a backend that is older would keep it.
 			delete(w.gone, name)
@@ -217,7 +254,7 @@ func (w *work) remove(name string, rejected *watcher.Rejection) {
 		w.gone[name] = removed{live: was, rejected: rejected}
 	} else if r, ok := w.held[name]; ok {
 		r.rejected = rejected
-		w.held[name] = r
+		w.hold(name, r)
 		w.special[name] = again
 	}
 }
@@ -237,8 +274,7 @@ func (w *work) rewrite(c watcher.Change) watcher.Change {
 		key := store.Key{Kind: store.Backends, Name: name}
 		switch r := w.held[name]; what {
 		case again:
-			c.Puts = append(c.Puts, watcher.Item{Key: key, CreateRevision: r.create, ModRevision: r.mod,
-				Definition: r.definition, Warnings: r.warnings, Rejected: r.rejected})
+			c.Puts = append(c.Puts, r.item(name))
 		case absent:
 			c.Puts = append(c.Puts, watcher.Item{Key: key, Rejected: w.refused[name]})
 		case dropped:
@@ -254,39 +290,31 @@ func compare(a, b store.Key) int {
 	return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name))
 }
 
-// tooFew says whether what etcd has is below the share of what was served.
-func (g *Guard) tooFew(now time.Time) bool {
-	before := g.before(now.Add(-Window))
-	return before >= Least && len(g.live)*100 < g.percent*before
+// tooFew says whether what etcd has is below the share of what was served five minutes ago,
+// or at first.
+func (g *Guard) tooFew() bool {
+	return len(g.past) > 0 && g.past[0].count >= Least && len(g.live)*100 < g.percent*g.past[0].count
 }
 
-// before is how many backends were served at a moment, or at first.
-func (g *Guard) before(at time.Time) (count int) {
-	for i, s := range g.past {
-		if i > 0 && s.at.After(at) {
-			break
-		}
-		count = s.count
-	}
-	return count
-}
-
-// note takes down how many backends are served now, and forgets what is not asked for
-// any more.
-func (g *Guard) note(now time.Time) {
-	count := len(g.live) + len(g.held)
-	switch n := len(g.past); {
-	case n > 0 && g.past[n-1].count == count:
-	case n > 1 && now.Sub(g.past[n-1].at) < grain:
-		g.past[n-1].count = count
-	default:
-		g.past = append(g.past, sample{now, count})
-	}
+// forget leaves of the past what Window has in it, and what that began with.
+func (g *Guard) forget(now time.Time) {
 	old := 0
 	for old+1 < len(g.past) && !g.past[old+1].at.After(now.Add(-Window)) {
 		old++
 	}
 	g.past = slices.Delete(g.past, 0, old)
+}
+
+// note takes down how many backends count as served from now on.
+func (g *Guard) note(now time.Time) {
+	count := max(len(g.live), min(len(g.live)+len(g.held), g.most))
+	switch n := len(g.past); {
+	case n > 0 && g.past[n-1].count == count:
+	case n > 1 && now.Sub(g.past[n-1].at) < grain:
+		g.past[n-1].count, g.past[n-1].peak = count, max(count, g.past[n-1].peak)
+	default:
+		g.past = append(g.past, sample{now, count, count})
+	}
 }
 
 // Held is what the guard holds. It is shared: its names are not to be changed.

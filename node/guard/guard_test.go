@@ -182,6 +182,24 @@ func TestRemovalsBelowTheShareAreHeld(t *testing.T) {
 			r.now = r.now.Add(3 * Window)
 			r.write(some(11, 12, nil))
 		}, 20, 12},
+		{"those that come back under other names do not raise the bar", func(r *rig) {
+			r.write(some(0, 15, nil))
+			r.write(some(20, 35, valid)) // 20 again
+			r.now = r.now.Add(3 * Window)
+			r.write(some(20, 30, nil)) // half of them
+		}, 25, 15},
+		{"names that come and go while some are held do not pile up", func(r *rig) {
+			r.write(some(0, 15, nil))
+			for i := 20; i < 1000; i += 5 {
+				r.write(some(i, i+5, valid))
+				r.now = r.now.Add(Window / 2)
+				r.write(some(i, i+5, nil))
+			}
+		}, 25, 20},
+		{"all of those that there were at most", func(r *rig) {
+			r.write(some(20, 100, valid))
+			r.write(some(0, 100, nil))
+		}, 100, 100},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -308,6 +326,23 @@ func TestAnotherHistoryNeedsNoRevisionOfTheOldOne(t *testing.T) {
 	}
 }
 
+// A list is made once, until what is held has changed.
+func TestHeldIsNotMadeForEachChange(t *testing.T) {
+	t.Parallel()
+	r := with(20)
+	r.write(some(0, 20, nil))
+	names := func() *string { return &r.Held().Names[0] }
+	was := names()
+	r.write(some(30, 31, valid))
+	if names() != was {
+		t.Error("it was made anew for a change that it has nothing to do with")
+	}
+	r.write(some(5, 6, valid))
+	if h := r.Held(); h.Count != 19 || names() == was {
+		t.Errorf("held = %+v after a return", h)
+	}
+}
+
 func TestNoGuardChangesNothing(t *testing.T) {
 	t.Parallel()
 	var g *Guard
@@ -339,6 +374,7 @@ func TestTheTableIsTheKeyspaceAndWhatIsHeld(t *testing.T) {
 			n  int
 		}
 		var past []count // every count, none forgotten
+		most := 0        // of the counts when the first was held, and of those later on
 		lives := func() (n int) {
 			for key, item := range r.etcd {
 				if key.Kind == store.Backends && item.Definition != nil {
@@ -379,13 +415,21 @@ func TestTheTableIsTheKeyspaceAndWhatIsHeld(t *testing.T) {
 				}
 			}
 			reset := false
+			slices.Sort(gone)
 			for _, name := range gone {
 				switch {
 				case put[name]:
 				case c.Revision <= c.Ack:
 					reset = true
 				case few:
-					held[name] = c.Revision
+					for i, s := range past { // of five minutes, and what there was when they began
+						if i == len(past)-1 || past[i+1].at.After(r.now.Add(-Window)) {
+							most = max(most, s.n)
+						}
+					}
+					if len(held) < most {
+						held[name] = c.Revision
+					}
 				}
 			}
 			for name, revision := range held {
@@ -397,7 +441,10 @@ func TestTheTableIsTheKeyspaceAndWhatIsHeld(t *testing.T) {
 			if reset {
 				past = nil
 			}
-			past = append(past, count{r.now, lives() + len(held)})
+			if len(held) == 0 {
+				most = 0
+			}
+			past = append(past, count{r.now, max(lives(), min(lives()+len(held), most))})
 			r.do(c)
 
 			for name := range held {
