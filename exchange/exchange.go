@@ -321,6 +321,9 @@ func (x *Exchange) Picked(def *store.Backend) Step {
 // client's next request there again. value stays as it is until the next of Picked and Begin.
 func (x *Exchange) SetCookie(c *store.Cookie, value []byte) { x.cookie, x.session = c, value }
 
+// Idempotent says whether sending the request twice means no more than sending it once.
+func (x *Exchange) Idempotent() bool { return x.idempotent }
+
 // Fresh says that the connection must be a new one.
 func (x *Exchange) Fresh() bool { return x.fresh }
 

@@ -56,13 +56,12 @@ func ReadHeader(c net.Conn) (src, dst netip.AddrPort, rest []byte, err error) {
 	for {
 		n, readErr := c.Read(buf[w:])
 		w += n
-		size, err := measure(buf[:w])
+		src, dst, size, err := ParseHeader(buf[:w])
 		switch {
 		case err != nil:
 			return src, dst, nil, err
 		case size > 0:
-			src, dst, err = parse(buf[:size])
-			return src, dst, buf[size:w], err
+			return src, dst, buf[size:w], nil
 		case readErr == io.EOF && w == 0:
 			return src, dst, nil, io.EOF
 		case readErr == io.EOF:
@@ -76,6 +75,17 @@ func ReadHeader(c net.Conn) (src, dst netip.AddrPort, rest []byte, err error) {
 			return src, dst, nil, fmt.Errorf("PROXY header, after %d bytes: %w", w, io.ErrNoProgress)
 		}
 	}
+}
+
+// ParseHeader is ReadHeader for whoever reads by himself: of what was received since the
+// connection began. size is the length of the header, 0 if its end has not come yet; the
+// error wraps ErrInvalid.
+func ParseHeader(b []byte) (src, dst netip.AddrPort, size int, err error) {
+	if size, err = measure(b); err != nil || size == 0 {
+		return src, dst, 0, err
+	}
+	src, dst, err = parse(b[:size])
+	return src, dst, size, err
 }
 
 func invalid(format string, args ...any) error {

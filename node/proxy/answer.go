@@ -38,9 +38,7 @@ func (c *client) sendAnswer() (step exchange.Step, done bool) {
 		case err != nil && !sent:
 			x.Withdraw()
 			c.status = 0
-			f := badRequest(err)
-			f.Kind = exchange.BadAnswer
-			return c.fail(f), false
+			return c.fail(badAnswer(err)), false
 		case err != nil:
 			return c.fail(exchange.Failure{Kind: exchange.Truncated}), false
 		}
@@ -168,12 +166,17 @@ func (c *client) finishBackend() {
 		c.stopUpload()
 		reuse = reuse && u.complete
 	}
+	c.countAnswer()
+	c.dropBackend(reuse)
+}
+
+// countAnswer notes that the answer is here as a whole.
+func (c *client) countAnswer() {
 	c.endTry(exchange.None)
 	c.tell(c.outcome.after(exchange.None))
 	if class := c.answer.Status/100 - 1; class < len(c.picked.Runtime.Responses) {
 		c.picked.Runtime.Responses[class].Add(1)
 	}
-	c.dropBackend(reuse)
 }
 
 // dropBackend gives connection and slot back.
@@ -257,7 +260,7 @@ func (c *client) finish() verdict {
 	// Closing while bytes of the client's are unread, or on their way, is a reset
 	// that may overtake the answer.
 	switch {
-	case !c.whole && (c.upload == nil || !c.upload.read.Load()) || !c.in.empty():
+	case !c.whole && !c.bodyRead() || !c.in.empty():
 		c.ending = linger
 	case !c.request.Close:
 		c.ending = brief // it did not know that this is the last answer

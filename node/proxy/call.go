@@ -133,8 +133,7 @@ func (c *client) callBroken(err error) exchange.Failure {
 	switch {
 	case f.Kind == exchange.ClientGone, isTimeout(err):
 	case errors.As(err, &bad):
-		f = badRequest(err)
-		f.Kind = exchange.BadAnswer
+		f = badAnswer(err)
 	case !errors.As(err, &reset):
 	case reset.Unprocessed:
 		f.Kind, f.Unprocessed = exchange.Closed, true

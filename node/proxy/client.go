@@ -148,6 +148,11 @@ func (c *client) serve() {
 	} else if c.work != nil {
 		v = c.feed() // what came behind the PROXY header
 	}
+	c.goOn(v)
+}
+
+// goOn serves a connection from a verdict on.
+func (c *client) goOn(v verdict) {
 	for v != over {
 		switch v {
 		case speak2:
@@ -217,7 +222,8 @@ func (c *client) wait() verdict {
 		case now < c.reading.want:
 			c.setRead(c.reading.want)
 		case c.headSince != 0:
-			return c.refuse(exchange.Failure{Kind: exchange.ClientTimeout})
+			c.refuse(exchange.Failure{Kind: exchange.ClientTimeout})
+			return c.reply()
 		default:
 			return over
 		}
@@ -315,38 +321,16 @@ func (c *client) rest() bool {
 
 // feed serves the requests in the buffer.
 func (c *client) feed() verdict {
-	if !c.served && c.headSince == 0 || c.mayBe2 {
-		is, sure := c.speaksHTTP2()
-		if is {
-			return speak2
-		}
-		c.mayBe2 = !sure && !c.in.empty()
-		if c.mayBe2 {
-			if c.headSince == 0 {
-				c.headSince = c.p.now()
-			}
-			return more
-		}
-	}
 	for !c.in.empty() {
-		n, err := c.parser.Request(c.in.unread(), &c.request)
-		if err != nil {
-			f := badRequest(err)
-			if !c.served && inbound.Begins(c.in.unread()) {
-				f.Text = "a PROXY header from a peer that is not in --accept-proxy"
-			}
-			return c.refuse(f)
-		}
-		if n == 0 {
-			// Some clients send an empty line after a body: that begins no request.
-			if c.headSince == 0 && len(bytes.Trim(c.in.unread(), "\r\n")) > 0 {
-				c.headSince = c.p.now()
-			}
+		switch found, f := c.parse(); found {
+		case preface:
+			return speak2
+		case noRequest:
+			c.refuse(f)
+			return c.reply()
+		case partOfOne:
 			return more
 		}
-		c.headSince = 0
-		c.in.r += n
-		c.begin()
 		if !c.whole || c.request.Upgrade != nil {
 			return aside
 		}
@@ -355,6 +339,51 @@ func (c *client) feed() verdict {
 		}
 	}
 	return more
+}
+
+// found is what a client's bytes begin with.
+type found uint8
+
+const (
+	partOfOne found = iota
+	aRequest        // which is begun
+	preface         // of HTTP/2
+	noRequest       // and why
+)
+
+// parse looks at what is in the buffer, which is not empty.
+func (c *client) parse() (found, exchange.Failure) {
+	if !c.served && c.headSince == 0 || c.mayBe2 {
+		is, sure := c.speaksHTTP2()
+		if is {
+			return preface, exchange.Failure{}
+		}
+		if c.mayBe2 = !sure; c.mayBe2 {
+			if c.headSince == 0 {
+				c.headSince = c.p.now()
+			}
+			return partOfOne, exchange.Failure{}
+		}
+	}
+	n, err := c.parser.Request(c.in.unread(), &c.request)
+	if err != nil {
+		f := badRequest(err)
+		if !c.served && inbound.Begins(c.in.unread()) {
+			f.Text = "a PROXY header from a peer that is not in --accept-proxy"
+		}
+		return noRequest, f
+	}
+	if n == 0 {
+		// Some clients send an empty line after a body: that begins no request.
+		if c.headSince == 0 && len(bytes.Trim(c.in.unread(), "\r\n")) > 0 {
+			c.headSince = c.p.now()
+		}
+		return partOfOne, exchange.Failure{}
+	}
+	c.headSince = 0
+	c.in.r += n
+	c.begin()
+	return aRequest, exchange.Failure{}
 }
 
 func badRequest(err error) exchange.Failure {
@@ -366,12 +395,11 @@ func badRequest(err error) exchange.Failure {
 	return f
 }
 
-// refuse answers what is no request, and ends the connection.
-func (c *client) refuse(f exchange.Failure) verdict {
+// refuse makes the answer to what is no request, the last of the connection.
+func (c *client) refuse(f exchange.Failure) {
 	c.try = try{began: c.p.now()}
 	c.request.Reset()
 	c.x.Refuse(c.p.policy, &c.peer, f)
-	return c.reply()
 }
 
 func (c *client) takeWork() {

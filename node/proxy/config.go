@@ -11,8 +11,10 @@ import (
 	"roster/exchange"
 	"roster/http1"
 	"roster/node/accesslog"
+	"roster/node/loop"
 	"roster/node/table"
 	"roster/node/tracing"
+	"roster/pool"
 )
 
 // Config is what a Proxy needs. Table is required.
@@ -20,6 +22,11 @@ type Config struct {
 	// Table returns the newest table. A request goes by the one that there is when it is
 	// routed, but that no try reaches a backend which was drained or deleted since.
 	Table func() *table.Table
+	// Loops is how many threads serve the Sockets of listeners, each with a loop of its own.
+	// Zero: listeners have no Sockets. More than that needs Pools, and Linux.
+	Loops int
+	// Pools is what the tables' pools are of.
+	Pools *pool.Manager
 	// Start is the zero of the tables' clock, see table.Applier.Start. Zero means the
 	// time of New.
 	Start time.Time
@@ -54,6 +61,8 @@ type Config struct {
 	// WriteTimeout is how long a client may take to accept any byte of the answer.
 	// Zero means 60s, as nginx's send_timeout.
 	WriteTimeout time.Duration
+
+	faults loop.Faults // of the loops, for tests
 }
 
 // Validate reports all values that cannot be meant.
@@ -65,6 +74,8 @@ func (c Config) Validate() error {
 		}
 	}
 	check(c.Table != nil, "no Table")
+	check(c.Loops >= 0, "loops is %d, want 0 or more", c.Loops)
+	check(c.Loops == 0 || c.Pools != nil, "no Pools, want those of the tables for loops")
 	check(c.Await != nil || c.Exchange.MinRevisionWait == 0, "no Await, want one to wait for revisions")
 	for _, t := range []struct {
 		name string

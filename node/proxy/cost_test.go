@@ -104,11 +104,12 @@ func TestIdleConnectionsAreSmall(t *testing.T) {
 	for range n {
 		conns = append(conns, open())
 	}
-	each := (int64(held()) - int64(before)) / n
-	t.Logf("%d bytes per idle connection", each)
-	if each > 6<<10 {
-		t.Errorf("%d bytes per idle connection, want at most 6 KiB", each)
-	}
+	// A loop lets them keep what a request needs for a moment.
+	eventually(t, func() bool {
+		each := (int64(held()) - int64(before)) / n
+		t.Logf("%d bytes per idle connection, want at most 6 KiB", each)
+		return each <= 6<<10
+	})
 	for _, c := range conns {
 		c.Close()
 	}

@@ -1,12 +1,44 @@
-// Package proxy is the data plane in goroutines: it serves clients on listeners
-// and passes their requests to backends. What is done to a request is package
-// exchange's, what its bytes mean is package http1's or http2's; this package moves
-// them.
+// Package proxy is the data plane: it serves clients on listeners and passes their
+// requests to backends. What is done to a request is package exchange's, what its bytes
+// mean is package http1's or http2's; this package moves them, in goroutines or, plain
+// HTTP/1.1 on Linux, in loops (worker.go and evented*.go). Both do the same, unless it
+// is said here.
 //
 // Serve runs a listener. Drain ends all of them in good order; the end of Serve's
 // context ends one at once.
 //
-// # One connection
+// # One connection in a loop
+//
+// A worker is a loop (package node/loop) with its share of the listening sockets, its
+// clients and its idle connections to backends; nothing of them is locked. A client,
+// evented, is a state (phase) that is moved on by what its socket, its backend's socket, a
+// timer or another goroutine says. It never waits: a dial that must, and the wait for a
+// revision, are a goroutine's, which posts what came of it; turn says whether the client
+// still wants it. What a loop does not speak (an upgrade, HTTP/2, a backend over TLS) leaves
+// it once, and is then served as below.
+//
+// An idle connection is not looked at before a request that may be sent twice. Its epoll
+// is: bytes that nobody asked for, or an end, are known if they came before the loop's last
+// wait returned. So they are taken for the next answer's only if they come in that turn or
+// later, where no look would help for certain, as a request may meet them on its way.
+//
+// # Descriptors of a loop
+//
+//   - A listening socket is its Socket's. Workers that listen to it borrow it; the last of
+//     them to stop closes the Socket.
+//   - A client's belongs to its evented from accept until free, which closes it, or leave:
+//     there it is duplicated for package net, and the original closed.
+//   - One being connected is the backend's and so its client's, which closes it if it
+//     fails, or is not wanted any more.
+//   - One that is connected is that of the worker whose client has it in use. While it is
+//     idle its Lane has it: who takes it from there (a client of this worker, one of another
+//     by stealing, an event that says it is of no more use, the pool that ends it) owns it
+//     and nobody else. A worker from which it was stolen forgets it, and does not close it.
+//   - One that a goroutine has dialled is the goroutine's until the posted function has
+//     taken it; it closes it if the client went meanwhile.
+//   - Pipes belong to the loop, but to a client from Pipe to PutPipe.
+//
+// # One connection in a goroutine
 //
 // A connection has one goroutine. Without a request it holds no buffer: it waits
 // for the socket to become readable, and only then takes the memory to serve. A

@@ -29,12 +29,13 @@ type try struct {
 	whole bool   // the body was received to its end
 
 	picked   *table.Backend
-	held     bool          // a slot of it
-	link     *pool.Conn    // to it
-	session  *http2.Conn   // or this,
-	reserved bool          // with a place in it,
-	call     *http2.Stream // and then the request's stream
-	silent   bool          // it let a timeout pass
+	held     bool           // a slot of it
+	link     *pool.Conn     // to it
+	to       netip.AddrPort // where a loop's connection leads
+	session  *http2.Conn    // or this,
+	reserved bool           // with a place in it,
+	call     *http2.Stream  // and then the request's stream
+	silent   bool           // it let a timeout pass
 	timeouts exchange.Timeouts
 	begun    bool // bytes of the answer have come
 	marks    marks
@@ -44,6 +45,7 @@ type try struct {
 	// tunnelled are the bytes from the client after the switch of protocols.
 	tunnelled int64
 	upload    *upload
+	sending   *sending // or this, of a loop
 	// answerEnded: the backend closed, which is the end of the answer's body.
 	answerEnded bool
 	status      int // of the answer, 0: none yet
@@ -108,6 +110,18 @@ func appendFramed(dst, data []byte, done bool, trailers []message.Field) []byte 
 	return dst
 }
 
+// appendAround appends what comes before and behind a piece of n bytes of a chunked body, with
+// end also the end of the body. The first line bytes come before.
+func appendAround(dst []byte, n int, end bool, trailers []message.Field) (all []byte, line int) {
+	start := len(dst)
+	if n > 0 {
+		dst = http1.AppendChunk(dst, n)
+		line = len(dst) - start
+		dst = append(dst, http1.ChunkEnd...)
+	}
+	return appendFramed(dst, nil, end, trailers), line
+}
+
 // requestTrailers are those of a request received to its end.
 func (c *client) requestTrailers() []message.Field {
 	if c.stream != nil {
@@ -117,7 +131,10 @@ func (c *client) requestTrailers() []message.Field {
 }
 
 // exchange serves one request.
-func (c *client) exchange() verdict {
+func (c *client) exchange() verdict { return c.run(c.start()) }
+
+// start begins the exchange of a request, and says what is to be done first.
+func (c *client) start() exchange.Step {
 	x := &c.x
 	step := x.Begin(c.p.policy, &c.peer, &c.request)
 	c.beginTrace()
@@ -130,6 +147,11 @@ func (c *client) exchange() verdict {
 			step = x.Failed(badBody(err))
 		}
 	}
+	return step
+}
+
+// run does what is to be done until the request has ended.
+func (c *client) run(step exchange.Step) verdict {
 	for {
 		switch step {
 		case exchange.Revision:
@@ -415,16 +437,7 @@ func (c *client) send() exchange.Step {
 		return c.sendCall()
 	}
 	c.answers.Reset()
-	c.out = http1.AppendRequest(c.out[:0], &x.Request)
-	first := c.first
-	if x.Request.Length < 0 {
-		var trailers []message.Field
-		if c.whole {
-			trailers = c.requestTrailers()
-		}
-		c.out = appendFramed(c.out, first, c.whole, trailers)
-		first = nil
-	}
+	first := c.appendRequest()
 	c.link.Arm(c.within(c.timeouts.FirstByte), c.timeouts.BetweenBytes)
 	if c.whole {
 		n, err := c.link.RoundTrip(c.out, first, c.back.room())
@@ -448,6 +461,21 @@ func (c *client) send() exchange.Step {
 	}
 	c.startUpload(nil)
 	return c.head(0, nil)
+}
+
+// appendRequest makes the head of the request, and what is there of its body: the part of
+// it that is not to be copied is body.
+func (c *client) appendRequest() (body []byte) {
+	c.out = http1.AppendRequest(c.out[:0], &c.x.Request)
+	if c.x.Request.Length >= 0 {
+		return c.first
+	}
+	var trailers []message.Field
+	if c.whole {
+		trailers = c.requestTrailers()
+	}
+	c.out = appendFramed(c.out, c.first, c.whole, trailers)
+	return nil
 }
 
 // armBackend sets how long reads from the backend wait.
@@ -477,31 +505,14 @@ func (c *client) left() time.Duration { return c.began + c.timeouts.Total - c.p.
 // head receives until the head of an answer is complete. n and err are of a read
 // that was made already, if any.
 func (c *client) head(n int, err error) exchange.Step {
-	method := methodGet
-	if c.x.Head() {
-		method = methodHead
-	}
 	for {
-		if n > 0 {
-			c.back.w += n
-			if !c.begun {
-				c.begun = true
-				c.mark(&c.marks.firstByte)
-				c.trace.Event(tracing.EventFirstByte)
-			}
-		}
-		if !c.back.empty() {
-			used, err := c.answers.Response(c.back.unread(), &c.answer, method)
-			if err != nil {
-				f := badRequest(err)
-				f.Kind = exchange.BadAnswer
-				return c.fail(f)
-			}
-			if used > 0 {
-				c.back.r += used
-				c.answers.Reset()
-				return c.answered()
-			}
+		c.received(n)
+		whole, bad := c.parseAnswer()
+		switch {
+		case bad != nil:
+			return c.fail(badAnswer(bad))
+		case whole:
+			return c.answered()
 		}
 		if err != nil {
 			return c.fail(c.broken(err))
@@ -516,9 +527,48 @@ func (c *client) head(n int, err error) exchange.Step {
 	}
 }
 
+// received notes n bytes of the answer, before its head is complete.
+func (c *client) received(n int) {
+	if n == 0 {
+		return
+	}
+	c.back.w += n
+	if !c.begun {
+		c.begun = true
+		c.mark(&c.marks.firstByte)
+		c.trace.Event(tracing.EventFirstByte)
+	}
+}
+
+// parseAnswer looks for the head of an answer in what was received. whole says that it is
+// there.
+func (c *client) parseAnswer() (whole bool, err error) {
+	if c.back.empty() {
+		return false, nil
+	}
+	method := methodGet
+	if c.x.Head() {
+		method = methodHead
+	}
+	used, err := c.answers.Response(c.back.unread(), &c.answer, method)
+	if used == 0 || err != nil {
+		return false, err
+	}
+	c.back.r += used
+	c.answers.Reset()
+	return true, nil
+}
+
+// badAnswer is the failure of an answer that is none.
+func badAnswer(err error) exchange.Failure {
+	f := badRequest(err)
+	f.Kind = exchange.BadAnswer
+	return f
+}
+
 // answered reports the head of the answer that was received.
 func (c *client) answered() exchange.Step {
-	if c.upload != nil && c.upload.read.Load() {
+	if c.bodyRead() {
 		c.x.BodyRead()
 	}
 	c.closeIfDraining()

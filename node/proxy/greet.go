@@ -19,7 +19,7 @@ import (
 // to end. It has HeadTimeout for each of them.
 func (c *client) greet() bool {
 	var early []byte // received behind the PROXY header
-	if slices.ContainsFunc(c.l.AcceptProxy, func(p netip.Prefix) bool { return p.Contains(c.remote.Addr()) }) {
+	if c.mustIntroduce() {
 		c.conn.SetReadDeadline(time.Now().Add(c.p.config.HeadTimeout))
 		src, dst, rest, err := inbound.ReadHeader(c.conn)
 		if err != nil {
@@ -31,7 +31,8 @@ func (c *client) greet() bool {
 			if c.l.TLS == nil {
 				c.peer = c.p.policy.Peer(c.remote.Addr(), false)
 				c.takeWork()
-				c.refuse(exchange.Failure{Kind: exchange.BadRequest, Text: "a PROXY header is required here, and what came is none"})
+				c.refuse(noHeader)
+				c.reply()
 				c.ending = linger
 			}
 			return false
@@ -56,6 +57,14 @@ func (c *client) greet() bool {
 	c.greeting.Store(false)
 	return true
 }
+
+// mustIntroduce says whether a PROXY header has to come first.
+func (c *client) mustIntroduce() bool {
+	return slices.ContainsFunc(c.l.AcceptProxy, func(p netip.Prefix) bool { return p.Contains(c.remote.Addr()) })
+}
+
+// noHeader is why a client without a PROXY header is refused.
+var noHeader = exchange.Failure{Kind: exchange.BadRequest, Text: "a PROXY header is required here, and what came is none"}
 
 // secure puts TLS over the connection.
 func (c *client) secure(early []byte) bool {

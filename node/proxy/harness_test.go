@@ -14,15 +14,12 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
+	"roster/node/sockets"
 	"roster/node/table"
 	"roster/pool"
 	"roster/store"
 	"roster/watcher"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // patience is how long a test waits for what must happen.
 const patience = 10 * time.Second
@@ -49,6 +46,12 @@ func newRig(t testing.TB, c Config, defs definitions) *rig {
 // newRigOver is newRig with a pool of the test's making.
 func newRigOver(t testing.TB, pools pool.Config, c Config, defs definitions) *rig {
 	t.Helper()
+	return newRigWith(t, testLoops, pools, c, defs)
+}
+
+// newRigWith is newRigOver for the driver of the test's choice.
+func newRigWith(t testing.TB, loops int, pools pool.Config, c Config, defs definitions) *rig {
+	t.Helper()
 	r := &rig{t: t, pools: pool.New(pools)}
 	r.applier = table.NewApplier(r.pools)
 	r.apply(defs)
@@ -58,19 +61,17 @@ func newRigOver(t testing.TB, pools pool.Config, c Config, defs definitions) *ri
 	if c.Logger == nil {
 		c.Logger = slog.New(alarmed{slog.DiscardHandler, t})
 	}
+	c.Loops, c.Pools = loops, r.pools
 	if err := c.Validate(); err != nil {
 		t.Fatal(err)
 	}
 	r.Proxy = New(c)
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.addr = ln.Addr().String()
+	var ln Listener
+	r.addr = open(t, loops, &ln)
 	ctx, cancel := context.WithCancel(context.Background())
 	var done sync.WaitGroup
 	done.Go(func() {
-		if err := r.Serve(ctx, Listener{Listener: ln}); err != nil {
+		if err := r.Serve(ctx, ln); err != nil {
 			t.Errorf("Serve: %v", err)
 		}
 	})
@@ -80,6 +81,28 @@ func newRigOver(t testing.TB, pools pool.Config, c Config, defs definitions) *ri
 		done.Wait()
 	})
 	return r
+}
+
+// open opens l on a free port of loopback, for so many loops, or none.
+func open(t testing.TB, loops int, l *Listener) (addr string) {
+	t.Helper()
+	if loops == 0 || l.TLS != nil {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.Listener = ln
+		return ln.Addr().String()
+	}
+	opened, err := new(sockets.Set).Listen("tcp", "127.0.0.1:0", loops)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { opened.Close() })
+	for _, s := range opened.Sockets {
+		l.Sockets = append(l.Sockets, s)
+	}
+	return opened.Addr().String()
 }
 
 func (r *rig) apply(defs definitions) {

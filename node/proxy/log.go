@@ -85,8 +85,11 @@ func (c *client) log(now time.Duration) {
 	e.Status = c.status
 	e.Sent = c.bodySent
 	e.Received = int64(len(c.first)) + c.tunnelled
-	if c.upload != nil {
+	switch {
+	case c.upload != nil:
 		e.Received = c.upload.body
+	case c.sending != nil:
+		e.Received = c.sending.body
 	}
 	e.Route, e.Director, e.Backend = c.chosen()
 	e.Address = c.address

@@ -72,11 +72,9 @@ func serverTLS() *tls.Config {
 func (r *rig) listen(l Listener) (addr string) {
 	r.t.Helper()
 	if l.Listener == nil {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			r.t.Fatal(err)
-		}
-		l.Listener = ln
+		addr = open(r.t, r.config.Loops, &l)
+	} else {
+		addr = l.Addr().String()
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var done sync.WaitGroup
@@ -89,7 +87,7 @@ func (r *rig) listen(l Listener) (addr string) {
 		cancel()
 		done.Wait()
 	})
-	return l.Addr().String()
+	return addr
 }
 
 // A side is how a connection speaks HTTP.

@@ -39,8 +39,8 @@ func (o *outcome) head(c *client) {
 		return
 	}
 	since := o.began
-	if u := c.upload; u != nil {
-		sent := time.Duration(u.sentAt.Load())
+	if c.upload != nil || c.sending != nil {
+		sent := c.sentAt()
 		if sent == 0 {
 			return
 		}

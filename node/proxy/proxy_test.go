@@ -1055,17 +1055,16 @@ func TestDrainServesNewcomers(t *testing.T) {
 func TestServeEndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	r, o := one(t)
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	var ln Listener
+	addr := open(t, testLoops, &ln)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
-	go func() { done <- r.Serve(ctx, Listener{Listener: ln}) }()
-	idle, busy := dial(t, ln.Addr().String()), dial(t, ln.Addr().String())
+	go func() { done <- r.Serve(ctx, ln) }()
+	idle, busy := dial(t, addr), dial(t, addr)
 	busy.send(get)
 	b := o.accept()
 	b.head()
+	eventually(t, func() bool { return r.Stats().Connections == 2 })
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)

@@ -148,6 +148,9 @@ func (p *Proxy) Stats() Stats {
 	s.Latency.Sum = time.Duration(micros) * time.Microsecond
 	p.mu.Lock()
 	s.Connections = p.count
+	for _, w := range p.workers {
+		s.Connections += int(w.count.Load())
+	}
 	p.mu.Unlock()
 	return s
 }

@@ -20,6 +20,7 @@ func (c *client) serveStream(s *http2.Stream) {
 	r.takeWork()
 	if err := s.Request(&r.request); err != nil {
 		r.refuse(badRequest(err))
+		r.reply()
 		return
 	}
 	r.begin()

@@ -42,6 +42,8 @@ func (c *client) endTry(failed exchange.Kind) {
 	}
 	result := tracing.Result{Status: c.outcome.status, Failure: failure(failed), Bad: failed.Backend()}
 	switch {
+	case c.to.IsValid():
+		result.Peer = c.to
 	case c.link != nil:
 		result.Peer = addrPort(c.link.RemoteAddr())
 	case c.session != nil:

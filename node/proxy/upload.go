@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"roster/exchange"
-	"roster/http1"
 	"roster/http2"
 	"roster/message"
 	"roster/pool"
@@ -42,6 +41,19 @@ type upload struct {
 	failure  exchange.Failure
 }
 
+// bodyRead says whether the client's body was received to its end since the request began.
+func (c *client) bodyRead() bool {
+	return c.upload != nil && c.upload.read.Load() || c.sending != nil && c.sending.read
+}
+
+// sentAt is when all of the body was sent, or could not be; 0: not yet.
+func (c *client) sentAt() time.Duration {
+	if c.upload != nil {
+		return time.Duration(c.upload.sentAt.Load())
+	}
+	return c.sending.sentAt
+}
+
 // startUpload begins to send what follows the first bytes of the body; rest are
 // those of them that were not sent.
 func (c *client) startUpload(rest []byte) {
@@ -69,9 +81,8 @@ func (u *upload) send(data []byte, end bool, trailers []message.Field, timeout t
 		u.frame = appendFramed(u.frame[:0], data, end, trailers)
 		data = u.frame
 	case u.chunked:
-		u.frame = append(http1.AppendChunk(u.frame[:0], len(data)), http1.ChunkEnd...)
-		line := len(u.frame) - len(http1.ChunkEnd)
-		u.frame = appendFramed(u.frame, nil, end, trailers)
+		var line int
+		u.frame, line = appendAround(u.frame[:0], len(data), end, trailers)
 		u.bufs = append(u.bufs[:0], u.frame[:line], data, u.frame[line:])
 		_, err := u.link.WriteBuffers(&u.bufs)
 		return err
@@ -179,8 +190,8 @@ func (c *client) receiveBody(u *upload) (piece []byte, end bool, f exchange.Fail
 		return nil, false, f
 	}
 	u.received += int64(n)
-	if c.tooSlow(u) {
-		return nil, false, exchange.Failure{Kind: exchange.ClientTimeout, Text: "the request's body came too slowly"}
+	if !u.answering.Load() && c.p.tooSlow(u.received, u.waited) {
+		return nil, false, tooSlow
 	}
 	if c.stream != nil {
 		return c.in.b[:n], end, f
@@ -196,13 +207,15 @@ func (c *client) receiveBody(u *upload) (piece []byte, end bool, f exchange.Fail
 // rateGrace is for how long a body may be slower than MinBodyRate.
 const rateGrace = 5 * time.Second
 
-// tooSlow tells if the client sends so little that it can only mean to keep the
-// connection busy. What is waited for the backend does not count, nor what comes
-// while it answers already.
-func (c *client) tooSlow(u *upload) bool {
-	slack := u.waited - rateGrace
-	return c.p.config.MinBodyRate > 0 && slack > 0 && !u.answering.Load() &&
-		u.received < int64(slack.Seconds()*float64(c.p.config.MinBodyRate))
+// tooSlow is the failure of a body that is.
+var tooSlow = exchange.Failure{Kind: exchange.ClientTimeout, Text: "the request's body came too slowly"}
+
+// tooSlow tells if a client who was waited for sends so little that it can only mean to keep
+// the connection busy. What is waited for the backend does not count, nor what comes while it
+// answers already.
+func (p *Proxy) tooSlow(received int64, waited time.Duration) bool {
+	slack := waited - rateGrace
+	return p.config.MinBodyRate > 0 && slack > 0 && received < int64(slack.Seconds()*float64(p.config.MinBodyRate))
 }
 
 // readBody reads from the client, who may be silent for BodyTimeout, but for as
