@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -19,7 +20,10 @@ import (
 	"roster/node/accesslog"
 	"roster/node/admin"
 	"roster/node/certs"
+	"roster/node/handover"
+	"roster/node/peer"
 	"roster/node/proxy"
+	"roster/node/sockets"
 	"roster/node/table"
 	"roster/node/tracing"
 	"roster/pool"
@@ -40,17 +44,44 @@ type Config struct {
 	// MaxConnections are served at a time by each listener; further clients wait
 	// in the system's queue. Zero: any number.
 	MaxConnections int
+	// Loops is how many threads serve plain HTTP/1.1, each with an epoll of its own, and so
+	// how many sockets an address has; what a loop does not speak it hands to goroutines.
+	// Zero: goroutines serve all. Negative: as many as GOMAXPROCS, none but on Linux.
+	Loops int
 	// Admin is the address of the admin API; empty for none. Other than loopback's it
 	// needs AdminAccess to have tokens and TLS.
 	Admin string
 	// AdminAccess says who may use the admin API.
 	AdminAccess admin.Access
+	// PeerListen is where peers, nodes of the same prefix and etcd, are told what this one
+	// knows; empty for nowhere, and then they are not asked either when this one starts.
+	PeerListen string
+	// PeerAdvertise is where peers reach PeerListen; empty means there, or, if that is all
+	// addresses, at the one that leads to etcd.
+	PeerAdvertise string
+	// PeerFiles are required for PeerListen.
+	PeerFiles peer.Files
+	// Sockets are what all of these addresses are looked for in first; Run closes them.
+	// Nil: nothing is inherited.
+	Sockets *sockets.Set
+	// Predecessor is the process that this one replaces, once it is ready. Nil: none.
+	Predecessor *handover.Predecessor
+	// Program is what [Node.Upgrade] starts. Nil: there are no upgrades.
+	Program *handover.Program
+	// UpgradeTimeout is how long a new process may take to be ready. Zero means 1m.
+	UpgradeTimeout time.Duration
 
 	// Store says how to reach etcd. Its Endpoints are ignored where Embedded
 	// is set.
 	Store store.Config
 	// Embedded runs an etcd inside the node; nil for none.
 	Embedded *embedded.Config
+	// Snapshot is the file that keeps what is applied, for a start without etcd; empty for
+	// none. Not with Embedded.
+	Snapshot string
+	// SnapshotAfter is how long a node that starts waits for etcd before it takes what that
+	// file has. Zero: 5s.
+	SnapshotAfter time.Duration
 	// UnknownFields says whether a field nobody knows rejects a definition.
 	UnknownFields store.UnknownFields
 
@@ -148,6 +179,7 @@ func (c Config) Validate() error {
 	} else if c.Admin != "" {
 		errs = multierror.Append(errs, c.AdminAccess.Validate(c.Admin, loopback(c.Admin)))
 	}
+	errs = multierror.Append(errs, c.validatePeer())
 	if err := store.ValidateNodeID(c.ID); c.ID != "" && err != nil {
 		fail("node-id is %q: %w", c.ID, err)
 	}
@@ -159,6 +191,9 @@ func (c Config) Validate() error {
 	errs = multierror.Append(errs, etcd.Validate(), c.Tracing.Validate())
 	if c.Guard < 0 || c.Guard > 100 {
 		fail("guard is %d%%, want 1%% to 100%%, or nothing", c.Guard)
+	}
+	if err := c.checkSnapshot(); err != nil {
+		errs = multierror.Append(errs, err)
 	}
 	if c.ReadyTimeout < 0 {
 		fail("ready timeout is %v, want 0 or more", c.ReadyTimeout)
@@ -181,11 +216,26 @@ func (c Config) withDefaults() Config {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
+	if c.SnapshotAfter == 0 {
+		c.SnapshotAfter = snapshotAfter
+	}
 	if c.firstAnswers == 0 {
 		c.firstAnswers = firstAnswers
 	}
 	if c.Notify == nil {
 		c.Notify = func(string) {}
+	}
+	if c.UpgradeTimeout == 0 {
+		c.UpgradeTimeout = upgradeTimeout
+	}
+	if c.Sockets == nil {
+		c.Sockets = new(sockets.Set)
+	}
+	if c.Loops < 0 {
+		c.Loops = 0
+		if runtime.GOOS == "linux" {
+			c.Loops = runtime.GOMAXPROCS(0)
+		}
 	}
 	c.Metrics = c.Metrics.withDefaults()
 	if c.ID == "" {

@@ -107,7 +107,7 @@ func (n *Node) ask(ctx context.Context) error {
 	close(n.ready)
 	n.presence.Changed()
 	if !n.draining.Load() { // which has had its say
-		n.config.Notify("READY=1\nSTATUS=" + n.servingAt())
+		n.notify("READY=1\nSTATUS=" + n.servingAt())
 	}
 	return nil
 }

@@ -92,6 +92,9 @@ var (
 	relists         = desc("etcd_relists_total", "Complete lists of the prefix after the first.")
 	listHeld        = desc("etcd_list_held", "1 while an empty list of etcd is not believed.")
 	heldBackends    = desc("backends_held", "Backends that etcd has not any more and that are served until their removal is acknowledged.")
+	snapshotInUse   = desc("snapshot_in_use", "1 while the node serves what its snapshot had, for etcd has given nothing since the start.")
+	snapshotWritten = desc("snapshot_written_timestamp_seconds", "When the snapshot was written, as a Unix time.")
+	snapshotWrites  = desc("snapshot_writes_total", "Attempts at writing the snapshot.", "result")
 	definitions     = desc("definitions", "Definitions in effect.", "kind")
 	rejected        = desc("definitions_rejected", "Keys whose newest value is not in effect.")
 	dangling        = desc("references_dangling", "References of definitions to names that nobody defines.")
@@ -135,6 +138,7 @@ var (
 	healthy      = desc("backend_available", "1 if new requests may be sent to the backend.", "backend")
 	probers      = desc("probers", "Distinct checks of backends that are probed.")
 	probes       = desc("probes_total", "Probes by result: good, bad, local (failed for a fault of this machine, which says nothing of a backend), cancelled.", "result")
+	seeded       = desc("probers_seeded", "Distinct checks that began with what another node knew of them when this one started.")
 	probing      = desc("probes_running", "Probes under way.")
 	probesQueued = desc("probes_waiting", "Probes that are due and wait for a place.")
 	lateness     = desc("probe_lateness_seconds", "How long after their time probes were started.")
@@ -180,6 +184,14 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		gauge(staleness, time.Since(w.Fresh).Seconds())
 	}
 	count(relists, uint64(w.Relists))
+	if s := n.snapshotStatus(w); s != nil {
+		flag(snapshotInUse, s.InUse)
+		if s.Written != nil {
+			gauge(snapshotWritten, float64(s.Written.UnixMilli())/1000)
+		}
+		count(snapshotWrites, s.Writes, "ok")
+		count(snapshotWrites, s.Failures, "failed")
+	}
 	counts := t.Counts()
 	gauge(definitions, float64(counts.Backends), "backends")
 	gauge(definitions, float64(counts.Directors), "directors")
@@ -312,6 +324,11 @@ func (c *collector) collectProbes(out chan<- prometheus.Metric) {
 		out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), label)
 	}
 	gauge(probers, st.Probers)
+	all := 0
+	for _, count := range c.node.probers.Seeded() {
+		all += count
+	}
+	gauge(seeded, all)
 	gauge(probing, st.Running)
 	gauge(probesQueued, st.Waiting)
 	count(probes, st.Good, "good")

@@ -37,11 +37,12 @@ func full(t *testing.T) *running {
 		c.AccessLog = accesslog.Config{Format: accesslog.JSON, File: filepath.Join(t.TempDir(), "access.log")}
 		c.Tracing.Endpoint = "http://127.0.0.1:4318" // nothing is sampled
 		c.Version = "1.2.3"
+		c.Snapshot = filepath.Join(t.TempDir(), "snapshot")
 	})
 	o := newChecked(t, 200)
 	w := writer{t, etcd.Client(), []*running{n}}
 	w.put("backends/a", o.definition(once), "directors/default", `{"type":"round_robin","backends":["a","gone"]}`)
-	until(t, "the first probe and the first proof", func() bool { return n.healthy("a") && n.Status().Etcd.FreshMS != nil })
+	until(t, "the first probe and the first proof", func() bool { return n.healthy("a") && n.Status().Etcd.FreshMS != nil && n.Status().Snapshot.Writes > 0 })
 	if code := n.get("/"); code != http.StatusOK {
 		t.Fatalf("status %d", code)
 	}

@@ -9,16 +9,12 @@ package node
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
-	"os"
 	"slices"
-	"strings"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -30,6 +26,7 @@ import (
 	"roster/node/guard"
 	"roster/node/presence"
 	"roster/node/proxy"
+	"roster/node/snapshot"
 	"roster/node/table"
 	"roster/node/tracing"
 	"roster/pool"
@@ -38,14 +35,6 @@ import (
 	"roster/store/embedded"
 	"roster/watcher"
 )
-
-// firstTable is how long clients wait in the listeners' queues for the first
-// table of a node that starts. After it they are answered 503.
-const firstTable = time.Second
-
-// firstAnswers is how long they wait besides for the first answers of that table's
-// probes, before which a backend counts as sick.
-const firstAnswers = time.Second
 
 // firstPresence is how long the first attempt to write presence may hold up the node's
 // first list, where etcd is slow, or is not there.
@@ -71,12 +60,15 @@ type Node struct {
 	tracer   *tracing.Tracer               // nil for none
 	serving  []net.Addr                    // where clients are listened for
 	admin    net.Addr                      // nil for none
+	peers    *peers                        // nil: this node and others do not speak
+	read     chan struct{}                 // closed once the first definitions are read
 	applied  chan struct{}                 // closed once the first table is there
 	ready    chan struct{}                 // closed once its probes have answered, too
 	guard    *guard.Guard                  // nil: nothing is held
 	health   *healthLog
 	events   admin.Events
 	draining atomic.Bool
+	newTable atomic.Pointer[chan struct{}] // closed with the next table
 
 	secretNeeded chan struct{}          // holds one value
 	noSecret     atomic.Pointer[string] // why there is none
@@ -84,6 +76,10 @@ type Node struct {
 	presence     *presence.Keeper
 	drains       drains
 	listed       atomic.Int64 // revision of the newest list that is applied
+	saidHeld     int          // how many held backends the log told of last; for apply alone
+	snapshots    *snapshot.Writer
+	picture      atomic.Pointer[snapshot.Picture] // that the node started from; nil for none
+	turn         turn
 
 	applySeconds prometheus.Histogram
 }
@@ -93,7 +89,9 @@ func New(c Config) (*Node, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
-	return &Node{config: c.withDefaults(), started: time.Now(), applied: make(chan struct{}), ready: make(chan struct{}), secretNeeded: make(chan struct{}, 1), applySeconds: newApplySeconds()}, nil
+	n := &Node{config: c.withDefaults(), started: time.Now(), read: make(chan struct{}), applied: make(chan struct{}), ready: make(chan struct{}), turn: newTurn(), secretNeeded: make(chan struct{}, 1), applySeconds: newApplySeconds()}
+	n.announceTable()
+	return n, nil
 }
 
 // Run serves until ctx ends and then drains: the node is not ready, after
@@ -104,28 +102,36 @@ func (n *Node) Run(ctx context.Context) error {
 	if err := n.open(); err != nil {
 		return err
 	}
+	defer n.config.Sockets.Close()
 	listeners, err := n.listen()
 	if err != nil {
 		return err
 	}
-	defer func() {
-		for _, l := range listeners {
-			l.Close()
-		}
-	}()
 	for _, l := range listeners {
-		n.serving = append(n.serving, l.Addr())
+		n.serving = append(n.serving, l.Address())
 	}
-	n.config.Notify("STATUS=waiting for the definitions in etcd, and for the first answers of probes")
+	if n.config.Predecessor == nil {
+		close(n.turn.here)
+	}
+	n.notify("STATUS=waiting for the definitions in etcd, and for the first answers of probes")
 	var adminListener net.Listener
 	if n.config.Admin != "" {
-		if adminListener, err = net.Listen("tcp", n.config.Admin); err != nil {
+		if adminListener, err = n.listenOne(n.config.Admin); err != nil {
 			return fmt.Errorf("node: admin: %w", err)
 		}
-		defer adminListener.Close()
+	}
+	if n.peers, err = n.openPeers(); err != nil {
+		return err
+	}
+	defer n.peers.close()
+	switch closed, err := n.config.Sockets.Leftover(); {
+	case err != nil:
+		return fmt.Errorf("node: %w", err)
+	case len(closed) > 0:
+		log.Info("no longer listened on", "addresses", closed)
 	}
 
-	own := []netip.AddrPort(nil) // where no backend may point
+	own := n.peers.own() // where no backend may point
 	if adminListener != nil {
 		n.admin = adminListener.Addr()
 		own = append(own, n.admin.(*net.TCPAddr).AddrPort())
@@ -146,6 +152,7 @@ func (n *Node) Run(ctx context.Context) error {
 		n.config.Store.Endpoints = []string{etcd.Endpoint()}
 		log.Info("embedded etcd is ready", "endpoint", etcd.Endpoint())
 	}
+	n.peers.advertise(&n.config)
 	if err := n.build(own); err != nil {
 		return err
 	}
@@ -155,6 +162,8 @@ func (n *Node) Run(ctx context.Context) error {
 	// their lines are written.
 	below, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
+	ctx, superseded := context.WithCancel(ctx)
+	defer superseded()
 	g, gctx := errgroup.WithContext(below)
 	g.Go(func() error { return n.presence.Run(gctx) })
 	g.Go(func() error { return n.watch(gctx) })
@@ -162,7 +171,7 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.probers.Run(gctx) })
 	g.Go(func() error { return n.health.run(gctx) })
 	g.Go(func() error { return n.ask(gctx) })
-	g.Go(func() error { return n.apply(gctx) })
+	g.Go(func() error { return n.applyAndKeep(gctx) })
 	g.Go(func() error { return n.applier.Run(gctx) })
 	g.Go(func() error { return n.makeSecret(gctx) })
 	if n.certs != nil {
@@ -177,9 +186,21 @@ func (n *Node) Run(ctx context.Context) error {
 	if adminListener != nil {
 		server := &admin.Server{Node: n, Access: n.config.AdminAccess, Metrics: n.metrics(), Events: &n.events, Store: n.store, Logger: log,
 			Members: n.store, Traffic: n.traffic, HeldSince: n.guard.Since,
-			Policy: n.proxy.Policy(), Start: n.applier.Start()}
-		g.Go(func() error { return server.Serve(gctx, adminListener) })
+			Policy: n.proxy.Policy(), Start: n.applier.Start(), Retire: n.turn.over}
+		g.Go(func() error {
+			select {
+			case <-n.turn.here:
+				return server.Serve(gctx, adminListener)
+			case <-gctx.Done():
+				return nil
+			}
+		})
 	}
+	if n.peers != nil {
+		g.Go(func() error { return n.tellPeers(gctx) })
+		g.Go(func() error { return n.peers.credentials.Run(gctx) })
+	}
+	g.Go(func() error { return n.upgrade(ctx, superseded) })
 	g.Go(func() error {
 		defer stop()
 		return n.serve(ctx, gctx, listeners)
@@ -225,47 +246,56 @@ func (n *Node) open() (err error) {
 	return nil
 }
 
-// listen opens all listeners, or none.
+// listen opens all listeners, or takes those that were given to this process.
 func (n *Node) listen() (all []proxy.Listener, err error) {
 	for _, address := range n.config.Listen {
 		e, err := parseEndpoint(address)
-		if err == nil {
-			l := proxy.Listener{AcceptProxy: n.config.AcceptProxy, MaxConnections: n.config.MaxConnections}
-			if e.tls {
-				l.TLS = n.certs.TLS()
-			}
-			if l.Listener, err = listen(e.network, e.address); err == nil {
-				all = append(all, l)
+		if err != nil {
+			return nil, fmt.Errorf("node: listen: %w", err)
+		}
+		l := proxy.Listener{AcceptProxy: n.config.AcceptProxy, MaxConnections: n.config.MaxConnections}
+		if e.tls {
+			l.TLS = n.certs.TLS()
+		}
+		evented := !e.tls && n.config.Loops > 0
+		count := 1
+		if evented {
+			count = n.config.Loops
+		}
+		opened, err := n.config.Sockets.Listen(e.network, e.address, count)
+		if err != nil {
+			return nil, fmt.Errorf("node: listen: %w", err)
+		}
+		for _, socket := range opened.Sockets {
+			if evented {
+				l.Sockets = append(l.Sockets, socket)
 				continue
 			}
+			ln, err := socket.Listener()
+			if err != nil {
+				return nil, fmt.Errorf("node: listen: %w", err)
+			}
+			if l.Listener == nil {
+				l.Listener = ln
+			} else {
+				l.Others = append(l.Others, ln)
+			}
 		}
-		for _, l := range all {
-			l.Close()
-		}
-		return nil, fmt.Errorf("node: listen: %w", err)
+		all = append(all, l)
 	}
 	return all, nil
 }
 
-// listen opens one listener. The socket file of a process that was killed, to
-// which nobody answers any more, is replaced.
-func listen(network, address string) (net.Listener, error) {
-	l, err := listenConfig.Listen(context.Background(), network, address)
-	if err == nil || network != "unix" || !errors.Is(err, syscall.EADDRINUSE) {
-		return l, err
-	}
-	conn, dialled := net.Dial(network, address)
-	if dialled == nil {
-		conn.Close()
+// listenOne is for listeners that are not for clients.
+func (n *Node) listenOne(address string) (net.Listener, error) {
+	opened, err := n.config.Sockets.Listen("tcp", address, 1)
+	if err != nil {
 		return nil, err
 	}
-	if info, missing := os.Lstat(address); missing != nil || info.Mode().Type() != os.ModeSocket || !errors.Is(dialled, syscall.ECONNREFUSED) {
-		return nil, err // a socket that may live, or no socket
+	if len(opened.Sockets) > 1 {
+		return nil, fmt.Errorf("%s was inherited as %d sockets, want one", address, len(opened.Sockets))
 	}
-	if removed := os.Remove(address); removed != nil {
-		return nil, removed
-	}
-	return net.Listen(network, address)
+	return opened.Sockets[0].Listener()
 }
 
 // build makes the parts, now that every address is known.
@@ -277,7 +307,11 @@ func (n *Node) build(own []netip.AddrPort) (err error) {
 	}
 	rules := c.Destinations
 	rules.Self = slices.Concat(rules.Self, own)
-	if n.watcher, err = watcher.New(watcher.Config{Store: n.store, UnknownFields: c.UnknownFields, Logger: c.Logger}); err != nil {
+	watching := watcher.Config{Store: n.store, UnknownFields: c.UnknownFields, Logger: c.Logger}
+	if c.Snapshot != "" {
+		watching.Values, watching.Saved, watching.SavedAfter = true, n.readSnapshot, c.SnapshotAfter
+	}
+	if n.watcher, err = watcher.New(watching); err != nil {
 		return fmt.Errorf("node: %w", err)
 	}
 	n.presence = presence.New(presence.Config{Store: n.store, Node: c.ID, State: n.present, Logger: c.Logger})
@@ -288,13 +322,16 @@ func (n *Node) build(own []netip.AddrPort) (err error) {
 	if c.Guard > 0 {
 		n.guard = guard.New(c.Guard)
 	}
+	if c.Snapshot != "" {
+		n.snapshots = n.newSnapshots()
+	}
 	n.applier.Probe(n.probers, func(t prober.Transition) {
 		n.health.note(t)
 		n.events.Health(t)
 	})
 	serving := c.serving()
 	serving.Table, serving.Start, serving.Await, serving.AccessLog = n.applier.Current, n.applier.Start(), n.await, n.log.Load()
-	serving.Tracing = n.tracer
+	serving.Tracing, serving.Loops, serving.Pools = n.tracer, c.Loops, n.pools
 	n.proxy = proxy.New(serving)
 	return nil
 }
@@ -303,18 +340,7 @@ func (n *Node) build(own []netip.AddrPort) (err error) {
 // ends with below.
 func (n *Node) serve(ctx, below context.Context, listeners []proxy.Listener) error {
 	log := n.config.Logger
-	select {
-	case <-n.applied:
-		select {
-		case <-n.ready:
-		case <-time.After(n.config.firstAnswers):
-			log.Warn("no answer to some probes yet: their backends count as sick")
-		case <-ctx.Done():
-			return nil
-		}
-	case <-time.After(firstTable):
-		log.Warn("no definitions yet: requests are answered 503", "waiting_for", n.config.Store.Endpoints)
-	case <-ctx.Done():
+	if !n.awaitTurn(ctx) {
 		return nil
 	}
 	if n.certs != nil {
@@ -324,13 +350,17 @@ func (n *Node) serve(ctx, below context.Context, listeners []proxy.Listener) err
 	}
 	g, gctx := errgroup.WithContext(below)
 	for _, l := range listeners {
-		log.Info("serving", "address", l.Addr().String(), "tls", l.TLS != nil)
+		log.Info("serving", "address", l.Address().String(), "tls", l.TLS != nil)
 		g.Go(func() error {
 			if err := n.proxy.Serve(gctx, l); err != nil {
-				return fmt.Errorf("node: %s: %w", l.Addr(), err)
+				return fmt.Errorf("node: %s: %w", l.Address(), err)
 			}
 			return nil
 		})
+	}
+	n.turn.accepting.Store(true)
+	if n.config.Predecessor != nil {
+		n.config.Predecessor.Serving()
 	}
 	g.Go(func() error {
 		select {
@@ -344,50 +374,16 @@ func (n *Node) serve(ctx, below context.Context, listeners []proxy.Listener) err
 	return g.Wait()
 }
 
-func (n *Node) drain(ctx context.Context) {
-	log := n.config.Logger
-	n.draining.Store(true)
-	n.presence.Changed()
-	n.config.Notify(n.stopping())
-	n.proxy.Retire()
-	if n.config.DrainDelay > 0 {
-		log.Info("not ready any more", "accepting_for", n.config.DrainDelay)
-		select {
-		case <-time.After(n.config.DrainDelay):
-		case <-ctx.Done():
-		}
-	}
-	log.Info("draining", "timeout", n.config.DrainTimeout)
-	ctx, cancel := context.WithTimeout(ctx, n.config.DrainTimeout)
-	defer cancel()
-	if err := n.proxy.Drain(ctx); errors.Is(err, context.DeadlineExceeded) {
-		log.Warn("requests were cut off", "drain_timeout", n.config.DrainTimeout)
-	}
-}
-
-// servingAt says where clients are served.
-func (n *Node) servingAt() string {
-	var all []string
-	for _, a := range n.serving {
-		all = append(all, a.String())
-	}
-	return "serving at " + strings.Join(all, ", ")
-}
-
-// stopping is what Notify is told at the beginning of a drain: also how long it may take,
-// or a service manager would cut it short.
-func (n *Node) stopping() string {
-	const room = 10 * time.Second // for what is below the proxy to end
-	most := n.config.DrainDelay + n.config.DrainTimeout
-	return fmt.Sprintf("STOPPING=1\nEXTEND_TIMEOUT_USEC=%d\nSTATUS=draining, for at most %v", (most + room).Microseconds(), most)
-}
-
 // watch follows the definitions from when the fleet knows of the node, so that nobody
 // has to wait for it who does not see it.
 func (n *Node) watch(ctx context.Context) error {
+	patience := firstPresence
+	if n.snapshots != nil {
+		patience = min(patience, n.config.SnapshotAfter/2)
+	}
 	select {
 	case <-n.presence.Tried():
-	case <-time.After(firstPresence):
+	case <-time.After(patience):
 	case <-ctx.Done():
 	}
 	return n.watcher.Run(ctx)
@@ -400,17 +396,32 @@ func (n *Node) apply(ctx context.Context) error {
 		if err != nil {
 			return nil // ctx has ended
 		}
-		guarded := n.guard.Apply(change, time.Now())
-		if n.sayHeld(guarded); guarded.None {
-			continue
+		original := change
+		if change.Resumed {
+			change = n.resume(change)
+		} else {
+			guarded := n.guard.Apply(change, time.Now())
+			if n.sayHeld(guarded); guarded.None {
+				n.keep(original)
+				continue
+			}
+			change = guarded.Change
 		}
-		change = guarded.Change
 		if n.certs != nil {
 			n.certs.Apply(certificates(change)) // before the table, whose revision says that all is in effect
 		}
 		old := n.Table()
+		warmed := func() {}
+		if first {
+			close(n.read)
+			if !original.Resumed { // else etcd is not there, where peers are found
+				warmed = n.warm(ctx)
+			}
+		}
 		n.drains.begin(change)
 		t := n.applier.Apply(change)
+		n.announceTable()
+		warmed()
 		n.drains.end(change)
 		if change.Listed {
 			n.listed.Store(change.Revision)
@@ -418,6 +429,7 @@ func (n *Node) apply(ctx context.Context) error {
 		n.presence.Changed()
 		took := time.Since(change.Received)
 		n.applySeconds.Observe(took.Seconds())
+		n.keep(original)
 		n.events.Applied(change, t)
 		n.needSecret()
 		n.overrides(change, old)
@@ -437,21 +449,27 @@ func (n *Node) apply(ctx context.Context) error {
 	}
 }
 
-// sayHeld logs what the guard begins to hold, loudly, and what it lets go of.
+// sayHeld logs what the guard holds, loudly, each time that it has doubled, and that it
+// lets go.
 func (n *Node) sayHeld(o guard.Outcome) {
-	if o.Held+o.Released == 0 {
-		return
-	}
-	h := n.guard.Held()
+	log, h := n.config.Logger, n.guard.Held()
 	switch {
-	case o.Held > 0 && o.Held == h.Count:
-		n.config.Logger.Error("too many backends were removed at once: they are held, and served on; roster ack releases them",
+	case o.Held > 0 && h.Count >= 2*n.saidHeld:
+		n.saidHeld = h.Count
+		log.Error("too many backends were removed at once: they are held, and served on; roster ack releases them",
 			"backends", h.Count, "guard", fmt.Sprintf("%d%%", n.config.Guard), "acknowledge", h.Revision, "names", h.Names[:min(len(h.Names), heldNames)])
 	case o.Held > 0:
-		n.config.Logger.Debug("more removals are held", "backends", o.Held, "acknowledge", h.Revision)
+		log.Debug("more removals are held", "backends", o.Held, "acknowledge", h.Revision)
+	}
+	if o.Passed > 0 {
+		log.Warn("removals are not held: as many backends are as there were before", "removed", o.Passed, "held", h.Count, "acknowledge", h.Revision)
 	}
 	if o.Released > 0 {
-		n.config.Logger.Info("held removals are acknowledged", "backends", o.Released, "still_held", h.Count)
+		log.Info("held removals are acknowledged", "backends", o.Released, "still_held", h.Count)
+	}
+	if h.Count == 0 && n.saidHeld > 0 {
+		n.saidHeld = 0
+		log.Info("no removed backends are held any more")
 	}
 }
 
@@ -480,17 +498,29 @@ func (n *Node) Reopen() {
 	}
 }
 
+// announceTable wakes those who wait for a new table.
+func (n *Node) announceTable() {
+	next := make(chan struct{})
+	if last := n.newTable.Swap(&next); last != nil {
+		close(*last)
+	}
+}
+
 // await returns nil once the table has seen a revision, or ctx's error.
 func (n *Node) await(ctx context.Context, revision int64) error {
-	const pause = 5 * time.Millisecond
-	for n.seen() < revision {
+	const pause = 5 * time.Millisecond // what has not touched the prefix is seen without a new table
+	for {
+		applied := *n.newTable.Load()
+		if n.seen() >= revision {
+			return nil
+		}
 		select {
+		case <-applied:
 		case <-time.After(pause):
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
-	return nil
 }
 
 // seen is the newest revision seen. A table just published is ahead of what its
@@ -516,7 +546,7 @@ func (n *Node) waiting() string {
 		}
 	}
 	switch {
-	case n.draining.Load():
+	case n.draining.Load() && !n.turn.isOver(): // else whoever asks again is served, by the next process
 		return "draining"
 	case !closed(n.applied):
 		return "no revision of etcd is applied yet"
@@ -555,6 +585,7 @@ func (n *Node) Status() admin.Status {
 		Ignored:  w.Ignored,
 		Leaving:  n.applier.Leaving(),
 		Presence: n.presence.Status(),
+		Snapshot: n.snapshotStatus(w),
 	}
 	if !w.Fresh.IsZero() {
 		ms := time.Since(w.Fresh).Milliseconds()

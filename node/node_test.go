@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
@@ -395,33 +394,5 @@ func TestBackendsMayNotPointAtTheNodeItself(t *testing.T) {
 		if got := resp.Header.Get("Proxy-Status"); resp.StatusCode != 502 || !strings.Contains(got, "destination_ip_prohibited") {
 			t.Errorf("%s: %d, Proxy-Status %s, want 502 and destination_ip_prohibited", name, resp.StatusCode, got)
 		}
-	}
-}
-
-// A process that was killed leaves its socket's file; one that lives keeps it.
-func TestAStaleSocketIsReplacedAndALiveOneIsNot(t *testing.T) {
-	t.Parallel()
-	path := filepath.Join(t.TempDir(), "s")
-	first, err := listen("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if l, err := listen("unix", path); err == nil {
-		l.Close()
-		t.Fatal("a socket in use was taken over")
-	}
-	first.(*net.UnixListener).SetUnlinkOnClose(false)
-	first.Close()
-	second, err := listen("unix", path)
-	if err != nil {
-		t.Fatalf("after the process was killed: %v", err)
-	}
-	second.Close()
-	if err := os.WriteFile(path, []byte("precious"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if l, err := listen("unix", path); err == nil {
-		l.Close()
-		t.Error("a file that is no socket was replaced")
 	}
 }

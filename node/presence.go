@@ -77,8 +77,8 @@ func (d *drains) all() map[string]time.Time {
 }
 
 // leaving describes the backends that are drained, and then those removed. more is how
-// many did not fit.
-func (n *Node) leaving(t *table.Table) (list []store.Leaving, more int) {
+// many did not fit into most.
+func (n *Node) leaving(t *table.Table, most int) (list []store.Leaving, more int) {
 	drained := n.drains.all()
 	removed := n.applier.Left(settling)
 	left := make(map[string]table.Left, len(removed))
@@ -86,7 +86,7 @@ func (n *Node) leaving(t *table.Table) (list []store.Leaving, more int) {
 		left[l.Name] = l
 	}
 	add := func(l store.Leaving) {
-		if len(list) < maxLeaving {
+		if len(list) < most {
 			list = append(list, l)
 		} else {
 			more++
@@ -133,15 +133,21 @@ func (n *Node) present() store.Presence {
 		p.Listen = append(p.Listen, addr.String())
 	}
 	if n.admin != nil {
-		p.Admin = n.admin.String()
-	}
-	for r := range t.Rejected() {
-		if len(p.Rejected) < maxRejected {
-			p.Rejected = append(p.Rejected, r.Key.String())
+		if p.Admin = n.admin.String(); n.config.AdminAccess.Cert != "" {
+			p.Admin = "https://" + p.Admin // what --admin takes
 		}
 	}
+	if n.peers != nil {
+		p.Peer = n.peers.address
+	}
+	for r := range t.Rejected() {
+		if len(p.Rejected) == maxRejected {
+			break
+		}
+		p.Rejected = append(p.Rejected, r.Key.String())
+	}
 	p.MoreRejected = t.Counts().Rejected - len(p.Rejected)
-	p.Leaving, p.MoreLeaving = n.leaving(t)
+	p.Leaving, p.MoreLeaving = n.leaving(t, maxLeaving)
 	if h := n.guard.Held(); h.Count > 0 {
 		p.Held = &store.Held{Backends: h.Count, Revision: h.Revision}
 	}

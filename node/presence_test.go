@@ -176,9 +176,9 @@ func TestARetryDoesNotReachABackendThatIsQuiet(t *testing.T) {
 			t.Parallel()
 			etcd := storetest.Etcd(t)
 			asked, released := make(chan struct{}), make(chan struct{})
-			release := sync.OnceFunc(func() { close(released) })
+			once, release := new(sync.Once), sync.OnceFunc(func() { close(released) })
 			slow := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
-				close(asked)
+				once.Do(func() { close(asked) }) // it may be tried again: the answer is lost, not the connection refused
 				<-released
 				panic(http.ErrAbortHandler)
 			}))

@@ -103,7 +103,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 invalid definition, 4 conflict,
 		nodeCommand(s), putCommand(s), getCommand(s), deleteCommand(s), applyCommand(s), diffCommand(s), validateCommand(s),
 		historyCommand(s), rollbackCommand(s), watchCommand(s),
 		importVCLCommand(s), exportCommand(s),
-		statusCommand(s), healthCommand(s), drainCommand(s), registerCommand(s), ackCommand(s), forgetCommand(s), probeCommand(s), explainCommand(s), healthcheckCommand(), originCommand(s), versionCommand(s), manCommand(s),
+		statusCommand(s), healthCommand(s), drainCommand(s), registerCommand(s), ackCommand(s), forgetCommand(s), probeCommand(s), explainCommand(s), healthcheckCommand(s), originCommand(s), versionCommand(s), manCommand(s),
 	)
 	root.InitDefaultCompletionCmd()
 	for _, cmd := range root.Commands() {

@@ -144,6 +144,9 @@ func TestHealthcheckOfNobodyFails(t *testing.T) {
 	if got := try(t, nil, "", "healthcheck", "--admin", "127.0.0.1:1"); got.code != exitFailed || !strings.HasPrefix(got.errors, "roster: the node at 127.0.0.1:1 does not answer: ") {
 		t.Errorf("got %+v", got)
 	}
+	if got := try(t, nil, "", "healthcheck", "--admin", "127.0.0.1:1", "-o", "json"); got.code != exitFailed || !strings.Contains(got.out, `"ready": false`) || !strings.Contains(got.out, `"error": "`) {
+		t.Errorf("got %+v", got)
+	}
 }
 
 func TestDemoOriginEndsWithItsContext(t *testing.T) {

@@ -16,6 +16,8 @@ import (
 	"roster/node"
 	"roster/node/accesslog"
 	"roster/node/certs"
+	"roster/node/handover"
+	"roster/node/sockets"
 	"roster/store"
 	"roster/store/embedded"
 )
@@ -40,11 +42,18 @@ func nodeCommand(s streams) *cobra.Command {
 		Long: `Run a node: an HTTP proxy that serves what the definitions in etcd say.
 
 Without --etcd it runs an etcd of its own, with its data below --data. With --etcd it
-joins a fleet and keeps nothing on disk.
+joins a fleet and keeps nothing on disk, unless --snapshot names a file for starts without
+etcd.
 
 SIGTERM and SIGINT end it: it is not ready any more, goes on for --drain-delay, then
 takes no new connections, lets requests in progress finish for at most --drain-timeout
 and ends with exit code 0. A second signal ends it at once.
+
+SIGUSR2 replaces the process by a new one of the program, which may have become another
+release, without losing a request: the new one gets the sockets, the arguments and the
+environment, reads --config anew, and serves once it is ready; the old one then drains.
+What hinders that is logged, and the old one serves on. It needs --etcd. Sockets are taken
+from systemd, too, by the addresses that they are bound to.
 
 Listeners with TLS (tls://) show the certificate that has the host which the client
 names, of --tls-cert or of the definitions in etcd, else the first --tls-cert. Files
@@ -110,8 +119,8 @@ environment, and that over the file:
 				cfg.AccessLog.Format = accesslog.Format(accessLog)
 			}
 			errs = multierror.Append(errs, positive(cmd.Flags(),
-				"idle-timeout", "head-timeout", "body-timeout", "write-timeout",
-				"max-header-size", "max-header-fields", "max-target-size", "metrics-backends-limit")...)
+				"upgrade-timeout", "idle-timeout", "head-timeout", "body-timeout", "write-timeout",
+				"max-header-size", "max-header-fields", "max-target-size", "snapshot-after", "metrics-backends-limit")...)
 			cfg.Store = etcd.config()
 			if len(etcd.endpoints) == 0 {
 				cfg.Embedded = &embedded.Config{Dir: data, Listen: embeddedListen}
@@ -130,12 +139,25 @@ environment, and that over the file:
 			if os.Getenv("NOTIFY_SOCKET") != "" {
 				cfg.Notify = notifier(cfg.Logger)
 			}
+			var err error
+			if cfg.Predecessor, err = handover.Find(); err != nil {
+				return err
+			}
+			if cfg.Sockets, err = sockets.Inherit(cfg.Predecessor != nil); err != nil {
+				return err
+			}
+			if cfg.Program, err = handover.Self(); err != nil {
+				cfg.Logger.Debug("the process cannot be replaced by another", "error", err)
+			}
 			n, err := node.New(cfg)
 			if err != nil {
 				return withCode(exitUsage, err) // it has only checked what it was given
 			}
 			if cfg.AccessLog.File != "" || cfg.Notify != nil {
-				defer onHangup(func() { reload(n, cfg.Notify) })()
+				defer onSignal(syscall.SIGHUP, func() { reload(n, cfg.Notify) })()
+			}
+			if upgradeSignal != nil {
+				defer onSignal(upgradeSignal, n.Upgrade)()
 			}
 			return n.Run(cmd.Context())
 		},
@@ -161,19 +183,28 @@ environment, and that over the file:
 	f.Var(newSize(&cfg.Limits.MaxHead, 64<<10), "max-header-size", "bytes of a request's head, or an answer's")
 	f.IntVar(&cfg.Limits.MaxFields, "max-header-fields", 128, "fields in a head")
 	f.Var(newSize(&cfg.Limits.MaxTarget, 16<<10), "max-target-size", "bytes of a request's target")
+	f.IntVar(&cfg.Loops, "loops", -1, "threads that serve plain HTTP/1.1, each with an epoll and sockets of its own; 0 is none: goroutines serve all; -1 is as many as there are processors")
 	f.StringVar(&cfg.Admin, "admin", defaultAdmin, "address of the admin API, HOST:PORT; empty for none; other than loopback's it needs a token file and TLS")
 	f.StringVar(&cfg.AdminAccess.TokenFile, "admin-token-file", "", "file with the tokens of which a request to the admin API has to have one, one a line")
 	f.StringVar(&cfg.AdminAccess.Cert, "admin-tls-cert", "", "file with the certificate of the admin API; turns TLS on")
 	f.StringVar(&cfg.AdminAccess.Key, "admin-tls-key", "", "file with the key of --admin-tls-cert")
 	f.StringSliceVar(&cfg.AdminAccess.Hosts, "admin-host", nil, "name besides those of loopback that requests to the admin API may have as Host; may be given again")
+	f.StringVar(&cfg.PeerListen, "peer-listen", "", "address for the other nodes, HOST:PORT, by mutual TLS: this node tells them how its probes went, and at its own start asks them; empty for none")
+	f.StringVar(&cfg.PeerAdvertise, "peer-advertise", "", "HOST:PORT where the other nodes reach --peer-listen; by default that, or if it is all addresses, the one that leads to etcd")
+	f.StringVar(&cfg.PeerFiles.Cert, "peer-tls-cert", "", "file with this node's certificate, for both ends of connections between nodes")
+	f.StringVar(&cfg.PeerFiles.Key, "peer-tls-key", "", "file with the key of --peer-tls-cert")
+	f.StringVar(&cfg.PeerFiles.CA, "peer-tls-ca", "", "file with the CA certificates of the nodes, of which a node has to have a certificate to be told")
 	etcd.add(f, nil, "etcd of a fleet; none runs an etcd in the node")
 	f.StringVar(&embeddedListen, "embedded-etcd-listen", embedded.DefaultListen, "address of the node's own etcd for its clients")
 	f.StringVar(&data, "data", "roster.data", "folder for the data of the node's own etcd")
+	f.StringVar(&cfg.Snapshot, "snapshot", "", "file that keeps what is applied, private keys included, for a start without etcd; not with the node's own etcd")
+	f.Var(newDuration(&cfg.SnapshotAfter, 5*time.Second), "snapshot-after", "how long a node that starts waits for etcd before it serves what the file of --snapshot has")
 	f.StringVar(&cfg.ID, "node-id", "", "name of this node; by default host name and listening port")
 	f.Var(newDuration(&cfg.ReadyTimeout, 10*time.Second), "ready-timeout", "how long a node that starts waits to be ready for the first answers of its backends' probes; 0s is not at all")
 	f.Var((*share)(&cfg.Guard), "guard", "share of the backends of five minutes ago, if there were 10 or more, below which removals are held until roster ack: 1% to 100%; 0% holds none")
 	f.Var(newDuration(&cfg.DrainDelay, 0), "drain-delay", "how long a node that ends still accepts connections")
 	f.Var(newDuration(&cfg.DrainTimeout, 30*time.Second), "drain-timeout", "how long requests in progress may take when a node ends")
+	f.Var(newDuration(&cfg.UpgradeTimeout, time.Minute), "upgrade-timeout", "how long the new process of an upgrade may take to be ready")
 	f.StringVar(&unknownFields, "unknown-fields", "reject", "a definition with a field that this release does not know: reject, or warn and serve it without")
 	f.StringVar(&cfg.Proxy.ProxyName, "proxy-name", "roster", "what Via and Proxy-Status call this proxy; nodes in front of others may share it, loops are told by the process")
 	f.Var(&networks{&cfg.Proxy.TrustedProxies}, "trusted-proxies", "peers whose X-Forwarded-*, Forwarded and X-Request-Id are believed, and traceparent's word on sampling, CIDR,...")
@@ -201,15 +232,15 @@ func positive(flags *pflag.FlagSet, names ...string) (errs []error) {
 	return errs
 }
 
-// onHangup calls f at each SIGHUP until stop is called.
-func onHangup(f func()) (stop func()) {
-	hangups := make(chan os.Signal, 1)
-	signal.Notify(hangups, syscall.SIGHUP)
+// onSignal calls f at each such signal until stop is called.
+func onSignal(sig os.Signal, f func()) (stop func()) {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, sig)
 	done := make(chan struct{})
 	go func() {
 		for {
 			select {
-			case <-hangups:
+			case <-signals:
 				f()
 			case <-done:
 				return
@@ -217,7 +248,7 @@ func onHangup(f func()) (stop func()) {
 		}
 	}()
 	return func() {
-		signal.Stop(hangups)
+		signal.Stop(signals)
 		close(done)
 	}
 }

@@ -35,7 +35,7 @@ func versionCommand(s streams) *cobra.Command {
   roster version -o json`,
 		Args: args(0, 0, "no arguments"),
 		RunE: func(*cobra.Command, []string) error {
-			if err := oneOf("output", format, []string{"text", "json"}); err != nil {
+			if err := oneOf("output", format, textOrJSON); err != nil {
 				return err
 			}
 			v := struct {
@@ -51,6 +51,6 @@ func versionCommand(s streams) *cobra.Command {
 			return err
 		},
 	}
-	outputFlag(cmd, &format, []string{"text", "json"})
+	outputFlag(cmd, &format, textOrJSON)
 	return cmd
 }

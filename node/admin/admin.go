@@ -56,6 +56,9 @@ type Server struct {
 	// table.Applier.Start: for /v1/explain. Without a policy it goes by the defaults.
 	Policy *exchange.Policy
 	Start  time.Time
+	// Retire is closed when another process answers on the listener: what is in progress
+	// is finished. Nil: that never is so.
+	Retire <-chan struct{}
 
 	tokens *tokens // nil: none are asked for
 }
@@ -96,13 +99,20 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 		g.Go(func() error { return set.Run(ctx) })
 	}
 	g.Go(func() error {
-		if err := serve(); ctx.Err() == nil {
+		if err := serve(); ctx.Err() == nil && err != http.ErrServerClosed {
 			return fmt.Errorf("admin: %w", err)
 		}
 		return nil
 	})
-	stop := context.AfterFunc(ctx, func() { server.Close() })
-	defer stop()
+	g.Go(func() error {
+		select {
+		case <-s.Retire:
+			server.Shutdown(ctx)
+		case <-ctx.Done():
+		}
+		server.Close()
+		return nil
+	})
 	return g.Wait()
 }
 

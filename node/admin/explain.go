@@ -128,7 +128,7 @@ func (s *Server) explain(w http.ResponseWriter, r *http.Request) {
 		answer(w, http.StatusBadRequest, Fault{Errors: faults})
 		return
 	}
-	e := explainer{table: s.Node.Table(), now: time.Since(s.Start)}
+	e := explainer{server: s, table: s.Node.Table(), now: time.Since(s.Start)}
 	policy := s.Policy
 	if policy == nil {
 		policy = exchange.New(exchange.Config{})
@@ -250,11 +250,12 @@ func isToken(s string) bool {
 
 // explainer goes the way of a request, by the exchange that real ones go by.
 type explainer struct {
-	table *table.Table
-	now   time.Duration
-	x     exchange.Exchange
-	ask   table.Ask
-	out   Explanation
+	server *Server
+	table  *table.Table
+	now    time.Duration
+	x      exchange.Exchange
+	ask    table.Ask
+	out    Explanation
 
 	retries int
 }
@@ -342,7 +343,7 @@ func (e *explainer) pick(ref table.Ref) exchange.Step {
 		slot = e.table.Lookup(b.Name)
 	}
 	if slot != nil && slot.Backend != nil {
-		shown := backendOf(slot, false)
+		shown := e.server.backendOf(slot, false)
 		e.out.Backend = &shown
 	}
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"roster/exchange"
 )
@@ -290,4 +291,22 @@ func FuzzExplain(f *testing.F) {
 			t.Errorf("status %d: %s", w.Code, w.Body)
 		}
 	})
+}
+
+func TestExplainTellsOfAHeldBackend(t *testing.T) {
+	t.Parallel()
+	n := explainNode(t)
+	s := newServer(n)
+	removed := time.Unix(1e9, 0)
+	s.HeldSince = func(name string) (time.Time, bool) { return removed, name == "b" }
+	for client, held := range map[string]bool{"172.16.0.1": true, "192.0.2.7": false} { // to b and to a
+		w := ask(s.Handler(), "GET", "/v1/explain?"+query("url", "/java/x", "client", client, "header", "Host: www.foo.com"))
+		var e Explanation
+		if err := json.Unmarshal(w.Body.Bytes(), &e); err != nil {
+			t.Fatal(err)
+		}
+		if e.Backend == nil || (e.Backend.Removed != nil) != held {
+			t.Errorf("from %s: backend %+v, want it marked: %t", client, e.Backend, held)
+		}
+	}
 }

@@ -38,7 +38,9 @@ type Checked struct {
 
 	Probes      uint64 `json:"probes"` // made so far
 	GoodProbes  uint64 `json:"good_probes"`
-	LocalFaults uint64 `json:"local_faults"` // failed for a fault of the node's machine; not among Probes
+	Seeded      uint64 `json:"seeded,omitempty"`      // of Probes, those that another node made before this one started
+	SeededFrom  string `json:"seeded_from,omitempty"` // which one
+	LocalFaults uint64 `json:"local_faults"`          // failed for a fault of the node's machine; not among Probes
 
 	At             *time.Time   `json:"at"`              // when the last one ended; null before the first
 	LastSeconds    float64      `json:"last_seconds"`    // how long it took, 0 if there was no whole answer
@@ -61,7 +63,7 @@ func checked(c *prober.Check, h *prober.History, users int, local uint64, active
 	key := c.Key()
 	out := Checked{
 		ID: hex.EncodeToString(key[:8]), Check: c.String(), Address: c.Address(), Users: users, Running: active,
-		Probes: h.Probes, GoodProbes: h.GoodProbes, LocalFaults: local,
+		Probes: h.Probes, GoodProbes: h.GoodProbes, Seeded: h.Seeded, SeededFrom: h.Peer, LocalFaults: local,
 		LastSeconds: h.Last.Seconds(), AverageSeconds: h.Average.Seconds(), Stage: h.Stage, Text: h.Text,
 	}
 	if h.Probes > 0 {

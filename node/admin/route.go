@@ -53,6 +53,7 @@ var (
 	limit   = parameter{"limit", "At most so many items, 1 to 10000; 1000 by default.", 0}
 	after   = parameter{"after", "The items after this one: next of the page before.", ""}
 	dryRun  = parameter{"dry_run", "Say what would come of it, and write nothing.", false}
+	force   = parameter{"force", "Write also what nodes of an older release do not take.", false}
 	match   = parameter{"If-Match", "Write only if the value has this revision, or if there is one: *.", ""}
 	absent  = parameter{"If-None-Match", "*: write only if there is none.", ""}
 	resume  = parameter{"Last-Event-ID", "Id of the event that the client had last; those after it are sent first.", ""}
@@ -143,7 +144,7 @@ func (s *Server) writes(kind store.Kind) []route {
 		fault(504, "etcd did not answer, and it is not known whether it was written"),
 	}
 	return []route{
-		{method: "PUT", path: path, summary: "Write a definition to etcd: " + kind.Singular(), query: []parameter{dryRun}, header: []parameter{match, absent},
+		{method: "PUT", path: path, summary: "Write a definition to etcd: " + kind.Singular(), query: []parameter{dryRun, force}, header: []parameter{match, absent},
 			body: &content{is: kind},
 			answers: append([]content{{status: 200, is: Written{}}, {status: 201, is: Written{}}, fault(413, ""), fault(415, ""),
 				fault(422, "The definition is invalid; all that is wrong with it")}, refusals...),

@@ -35,6 +35,9 @@ type Status struct {
 	Held    *Held `json:"held,omitempty"`
 	Ignored int   `json:"ignored"` // keys under the prefix that are no definitions
 	Leaving int   `json:"leaving"` // removed backends with requests in progress
+	// Snapshot is how the node stands with its file for a start without etcd; absent if it
+	// has none.
+	Snapshot *Snapshot `json:"snapshot,omitempty"`
 	// Presence is how the node stands with its keys in etcd by which the fleet knows it.
 	Presence presence.Status `json:"presence"`
 	Counts   Counts          `json:"counts"`
@@ -48,6 +51,19 @@ type Etcd struct {
 	Cluster   string `json:"cluster"`
 	Error     string `json:"error,omitempty"`
 	Relists   int64  `json:"relists"`
+}
+
+// Snapshot is the file of what is applied.
+type Snapshot struct {
+	File string `json:"file"`
+	// InUse: the node started from it, and etcd has not been listed since.
+	InUse    bool       `json:"in_use"`
+	Revision int64      `json:"revision"` // that the file is of; 0 if it was neither read nor written
+	Written  *time.Time `json:"written"`  // by this node or, until it has, before it; null likewise
+	AgeMS    *int64     `json:"age_ms"`   // since then
+	Writes   uint64     `json:"writes"`
+	Failures uint64     `json:"failures"`        // of writes
+	Error    string     `json:"error,omitempty"` // why the last write failed
 }
 
 // Held is what a node keeps although etcd does not have it.
@@ -80,7 +96,7 @@ type Cycle struct {
 	Member string `json:"member"`
 }
 
-// Warning is what is odd about a definition that is in effect.
+// Warning is what is odd about a definition that is in effect. A key may have two.
 type Warning struct {
 	Key      string   `json:"key"`
 	Warnings []string `json:"warnings"`

@@ -13,6 +13,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hashicorp/go-multierror"
+
+	"roster/node/presence"
 	"roster/store"
 )
 
@@ -122,7 +125,7 @@ func (e *takenError) Is(target error) bool { return target == store.ErrConflict 
 // put writes a definition.
 func (s *Server) put(kind store.Kind) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		if !known(w, r, "dry_run") {
+		if !known(w, r, "dry_run", "force") {
 			return
 		}
 		key := store.Key{Kind: kind, Name: r.PathValue("name")}
@@ -135,8 +138,41 @@ func (s *Server) put(kind store.Kind) http.HandlerFunc {
 			invalid(w, err)
 			return
 		}
+		if !s.levels(w, r, key, value) {
+			return
+		}
 		s.write(w, r, key, value, def)
 	}
+}
+
+// levels refuses a value that the release of a member does not take, unless it is forced.
+// If it is false, it has answered.
+func (s *Server) levels(w http.ResponseWriter, r *http.Request, key store.Key, value []byte) bool {
+	force, err := flag(r, "force")
+	if err != nil {
+		fail(w, http.StatusBadRequest, "%v", err)
+		return false
+	}
+	if force || s.Members == nil {
+		return true
+	}
+	err = presence.CheckLevels(r.Context(), s.Members, map[store.Key][]byte{key: value})
+	var level *presence.LevelError
+	switch {
+	case err == nil:
+		return true
+	case !errors.As(err, &level):
+		s.refuse(w, key, err)
+		return false
+	}
+	errs := apart(err)
+	for i, one := range errs {
+		if errors.As(one, &level) {
+			errs[i] = level.FieldError()
+		}
+	}
+	invalid(w, &multierror.Error{Errors: errs})
+	return false
 }
 
 // delete deletes a definition.

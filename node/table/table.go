@@ -241,9 +241,46 @@ func (t *Table) Cycles() iter.Seq2[store.Key, string] {
 	}
 }
 
-// Warnings yields, per key, what is odd but in effect.
+// Warnings yields, by key, what is odd but in effect: what was found when values were
+// read, then what definitions have that does nothing. It looks at every director and backend.
 func (t *Table) Warnings() iter.Seq2[string, []string] {
-	return ordered(t.warnings, "", "")
+	return func(yield func(string, []string) bool) {
+		for key, warnings := range ordered(t.warnings, "", "") {
+			if !yield(key, warnings) {
+				return
+			}
+		}
+		for s := range t.Slots("", "") {
+			if key, warnings := t.vain(s); len(warnings) > 0 && !yield(key.String(), warnings) {
+				return
+			}
+		}
+	}
+}
+
+// vain says what in a slot's definition does nothing.
+func (t *Table) vain(s *Slot) (key store.Key, warnings []string) {
+	switch {
+	case s.Director != nil:
+		key = store.Key{Kind: store.Directors, Name: s.Name}
+		if d := s.Director.Def; len(d.Members) == 0 && d.Select == nil {
+			warnings = append(warnings, "it has neither backends nor select, so it answers as none does")
+		}
+	case s.Backend != nil && s.Backend.Def.Protocol != store.HTTP1:
+		key = store.Key{Kind: store.Backends, Name: s.Name}
+		p := t.probeOf(s.Backend.Def)
+		if p == nil || p.Type != store.HTTPProbe {
+			break
+		}
+		const text = "its probe's %s does not apply to the protocol %q, and does nothing"
+		if p.Request != nil {
+			warnings = append(warnings, fmt.Sprintf(text, "request", s.Backend.Def.Protocol))
+		}
+		if !p.ExpectClose { // true is the default, so nobody need have said it
+			warnings = append(warnings, fmt.Sprintf(text, "expect_close", s.Backend.Def.Protocol))
+		}
+	}
+	return key, warnings
 }
 
 // Dangling yields each reference to a name nobody defines, as the referring

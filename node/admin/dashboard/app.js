@@ -322,6 +322,8 @@ function takeProblems() {
     if (s.draining) list.push(["warn", "This node is draining: it ends."]);
     else if (!s.ready) list.push(["bad", "This node is not ready: " + s.waiting + "."]);
     if (!s.etcd.connected) list.push(["bad", "etcd does not answer this node, which serves on with revision " + number(s.revision) + (s.etcd.error ? ": " + s.etcd.error : ".")]);
+    if (s.snapshot?.in_use) list.push(["bad", "This node serves a snapshot, of " + clock(new Date(s.snapshot.written)) + ": since it started etcd has given it nothing."]);
+    if (s.snapshot?.error) list.push(["warn", "The snapshot is not written: " + s.snapshot.error]);
     if (s.held_list) list.push(["bad", "Held: " + s.held_list]);
     if (s.held?.backends > 0) list.push(["bad", plural(s.held.backends, "removed backend") + (s.held.backends === 1 ? " is" : " are") + " held and served on since " + clock(new Date(s.held.since)) + ": " + s.held.names.slice(0, 5).join(", ") + (s.held.backends > 5 ? ", …" : "") + ". If that was meant: roster ack " + s.held.revision]);
     if (s.presence?.error) list.push(["warn", "The fleet does not know how far this node is: " + s.presence.error]);

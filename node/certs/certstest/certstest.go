@@ -88,10 +88,21 @@ func (ca *CA) IssueUntil(t testing.TB, end time.Time, hosts ...string) Pair {
 	return ca.sign(t, newKey(t), end, hosts)
 }
 
+// IssueUser makes one whose common name is a user's, as etcd reads it.
+func (ca *CA) IssueUser(t testing.TB, name string) Pair {
+	t.Helper()
+	return ca.signAs(t, newKey(t), time.Now().Add(24*time.Hour), name, nil)
+}
+
 func (ca *CA) sign(t testing.TB, key crypto.Signer, end time.Time, hosts []string) Pair {
 	t.Helper()
+	return ca.signAs(t, key, end, "test", hosts)
+}
+
+func (ca *CA) signAs(t testing.TB, key crypto.Signer, end time.Time, commonName string, hosts []string) Pair {
+	t.Helper()
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(serial.Add(1)), Subject: pkix.Name{CommonName: "test"}, DNSNames: hosts,
+		SerialNumber: big.NewInt(serial.Add(1)), Subject: pkix.Name{CommonName: commonName}, DNSNames: hosts,
 		NotBefore: end.Add(-48 * time.Hour), NotAfter: end,
 		KeyUsage:    x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},

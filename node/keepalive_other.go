@@ -1,7 +1,0 @@
-//go:build !linux
-
-package node
-
-import "net"
-
-var listenConfig net.ListenConfig
