@@ -65,6 +65,7 @@ func TestDebianPackage(t *testing.T) {
 	for path, mode := range map[string]string{
 		"usr/bin/roster":                                  "-rwxr-xr-x",
 		"lib/systemd/system/roster.service":               "-rw-r--r--",
+		"lib/systemd/system/roster.socket":                "-rw-r--r--",
 		"etc/roster/node.yaml":                            "-rw-r--r--",
 		"usr/share/man/man1/roster.1.gz":                  "-rw-r--r--",
 		"usr/share/man/man1/roster-node.1.gz":             "-rw-r--r--",
