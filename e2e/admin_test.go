@@ -325,6 +325,9 @@ func TestOffLoopbackTheAdminAPINeedsATokenAndTLS(t *testing.T) {
 			t.Errorf("roster %s: %v", command, r)
 		}
 	}
+	if r := harness.CLI(t, "status", "--etcd", node.Endpoints()); !strings.Contains(r.Stdout, "  https://") {
+		t.Errorf("presence does not say that the admin API has TLS: %v", r)
+	}
 	if strings.Contains(node.Log(), first) || strings.Contains(node.Log(), second) {
 		t.Error("a token is in the log")
 	}

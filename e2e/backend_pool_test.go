@@ -2,7 +2,9 @@ package e2e_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -25,6 +27,20 @@ func sloppy(s *harness.Socket) *harness.Socket {
 		}
 	})
 	return s
+}
+
+// idle makes n idle connections, the last the one that was used last, of as many clients.
+func (p *plane) idle(name string, origin *harness.Socket, n int) (clients, conns []*harness.Wire) {
+	p.t.Helper()
+	for range n {
+		c, w := p.hold(name, origin)
+		clients, conns = append(clients, c), append(conns, w)
+	}
+	for i, w := range conns {
+		w.Send(answer("held"))
+		want(p.t, clients[i].Response(), "held")
+	}
+	return clients, conns
 }
 
 var poolTests = []planeTest{
@@ -94,17 +110,12 @@ var poolTests = []planeTest{
 		}
 	}},
 	{"the most recently used idle connection is taken first", func(t *testing.T, p *plane) {
+		if p.driver.loops > 1 {
+			p = p.oneLoop() // each has idle connections of its own
+		}
 		origin := harness.Listen(t)
 		p.backend("b", at(origin))
-		var clients, conns []*harness.Wire
-		for range 3 {
-			c, w := p.hold("b", origin)
-			clients, conns = append(clients, c), append(conns, w)
-		}
-		for i, w := range conns {
-			w.Send(answer("held"))
-			want(t, clients[i].Response(), "held")
-		}
+		clients, conns := p.idle("b", origin, 3)
 		for range 3 {
 			clients[0].Send(p.get("b"))
 			serve(conns[2], "newest")
@@ -117,6 +128,30 @@ var poolTests = []planeTest{
 		if n := origin.Opened(); n != 3 {
 			t.Errorf("%d connections, want 3", n)
 		}
+	}},
+	{"an idle connection is taken before one is made, whichever loop has it", func(t *testing.T, p *plane) {
+		origin := harness.Listen(t)
+		p.backend("b", at(origin))
+		const n = 8
+		clients, conns := p.idle("b", origin, n)
+		var waits sync.WaitGroup
+		for _, w := range conns {
+			waits.Go(func() { w.Request() })
+		}
+		for _, c := range slices.Concat(clients[n/2:], clients[:n/2]) { // not the one that used it last
+			c.Send(p.get("b"))
+		}
+		waits.Wait() // all are in use: one that is answered may be taken again
+		for _, w := range conns {
+			w.Send(answer("again"))
+		}
+		for _, c := range clients {
+			want(t, c.Response(), "again")
+		}
+		if got := origin.Opened(); got != n {
+			t.Errorf("%d connections, want %d", got, n)
+		}
+		p.waitState("b", "all to be idle", func(s backendState) bool { return s.Connections.Idle == n && s.Connections.Active == 0 })
 	}},
 	{"idle_timeout closes what is not used", func(t *testing.T, p *plane) {
 		origin := harness.Listen(t)

@@ -26,7 +26,9 @@ import (
 type plane struct {
 	*harness.Node
 	t      *testing.T
+	driver driver
 	etcd   *clientv3.Client
+	config harness.NodeConfig
 	prefix string // of names: "tN"
 	unix   string // where the node listens besides
 	six    string // and on ::1, "" where there is none
@@ -45,26 +47,45 @@ func backendTests() []planeTest {
 
 func TestBackendFieldsOnTheWire(t *testing.T) {
 	t.Parallel()
+	for _, d := range drivers {
+		t.Run(d.name, func(t *testing.T) {
+			t.Parallel()
+			p := newPlane(t, d)
+			for i, test := range backendTests() {
+				t.Run(test.name, func(t *testing.T) {
+					t.Parallel()
+					test.run(t, p.of(t, i))
+				})
+			}
+		})
+	}
+}
+
+func newPlane(t *testing.T, d driver) *plane {
+	t.Helper()
 	etcd := harness.StartEtcd(t)
 	dir, err := os.MkdirTemp("", "roster-e2e-")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	p := &plane{t: t, etcd: etcd.Client(), unix: filepath.Join(dir, "node")}
-	args := []string{"--listen", "unix://" + p.unix}
+	p := &plane{t: t, driver: d, etcd: etcd.Client(), unix: filepath.Join(dir, "node")}
+	p.config = harness.NodeConfig{Etcd: etcd.Endpoints(), Args: d.args("--listen", "unix://"+p.unix)}
 	if l, err := net.Listen("tcp", "[::1]:0"); err == nil {
 		l.Close()
 		p.six = fmt.Sprintf("[::1]:%d", harness.FreePort(t))
-		args = append(args, "--listen", p.six)
+		p.config.Args = append(p.config.Args, "--listen", p.six)
 	}
-	p.Node = harness.StartNode(t, harness.NodeConfig{Etcd: etcd.Endpoints(), Args: args})
-	for i, test := range backendTests() {
-		t.Run(test.name, func(t *testing.T) {
-			t.Parallel()
-			test.run(t, p.of(t, i))
-		})
-	}
+	p.Node = harness.StartNode(t, p.config)
+	return p
+}
+
+// oneLoop is the plane with a node of one loop, which knows all idle connections.
+func (p *plane) oneLoop() *plane {
+	p.t.Helper()
+	q := *p
+	q.Node = harness.StartNode(p.t, harness.NodeConfig{Etcd: p.config.Etcd, Args: []string{"--loops", "1"}})
+	return &q
 }
 
 // of is the plane for one test.

@@ -47,7 +47,7 @@ var ownTests = map[string]string{
 }
 
 // benchmarks are commands that take long, and a machine of their own.
-var benchmarks = regexp.MustCompile(` -bench |bench-peers|\./bench/`)
+var benchmarks = regexp.MustCompile(` -bench |bench-(peers|fleet)|\./bench/`)
 
 // shownPorts are the ports on the pages, in whose place free ones are taken.
 var shownPorts = regexp.MustCompile(`\b(8080|8081|8082|6082|6083|6084|2379|2380|9001|9002|9003|9004)\b|:(80|443)\b`)

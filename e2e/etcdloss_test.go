@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -218,7 +217,7 @@ func (s *scene) relisted() func(harness.Status) bool {
 // outage is how long etcd is stopped: 30 s in a long run.
 func outage() time.Duration {
 	switch {
-	case os.Getenv("ROSTER_REQUIRE_ALL") == "1" || os.Getenv("ROSTER_E2E_LONG") == "1":
+	case harness.RequireAll() || harness.Long():
 		return 30 * time.Second
 	case testing.Short():
 		return 2 * time.Second

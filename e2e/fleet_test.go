@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"os"
 	"strings"
 	"syscall"
 	"testing"
@@ -326,7 +325,7 @@ func TestDrainThatTimesOutSaysWhatIsLeftWhere(t *testing.T) {
 func TestIdleNodesLeaveEtcdStill(t *testing.T) {
 	t.Parallel()
 	nodes, keepalives := 4, 2
-	if os.Getenv("ROSTER_E2E_LONG") == "1" {
+	if harness.Long() {
 		nodes, keepalives = 20, 18
 	}
 	f := newFleet(t)

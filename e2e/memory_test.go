@@ -42,7 +42,7 @@ func TestIdleConnectionsAreCheap(t *testing.T) {
 	node.Collect()
 	after, _ := node.Memory()
 
-	const most = 12 << 10 // twice the aim, for garbage that is not given back yet
+	const most = 2 << 10
 	each := (after - before) / idleConnections
 	t.Logf("%d bytes for each of %d idle connections", each, idleConnections)
 	if each > most {

@@ -2,18 +2,28 @@ package harness
 
 import (
 	"bytes"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 )
 
+// atOnce is how many tests run side by side unless -parallel says otherwise: they wait more
+// than they compute.
+const atOnce = 4
+
 // Main is the body of a TestMain: it runs the tests, then removes what was built,
 // and returns the exit code.
 func Main(m *testing.M) int {
+	if err := flag.Set("test.parallel", strconv.Itoa(max(atOnce, runtime.GOMAXPROCS(0)))); err != nil {
+		panic(err) // there is no such flag any more
+	}
 	defer func() {
 		if builds.dir != "" {
 			os.RemoveAll(builds.dir)
@@ -26,6 +36,13 @@ func Main(m *testing.M) int {
 func Roster(t testing.TB) string {
 	t.Helper()
 	return roster(t, Race())
+}
+
+// NextRoster is the path of a roster binary that plays the release after the one under
+// test: its definitions have a level more, see store/level_next.go.
+func NextRoster(t testing.TB) string {
+	t.Helper()
+	return built(t, "roster-next", "roster/cmd/roster", "-tags=roster_next")
 }
 
 func roster(t testing.TB, race bool) string {

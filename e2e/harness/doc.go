@@ -15,7 +15,8 @@
 // test. Addresses are free ports on loopback, never given twice in one process.
 // Nothing here sleeps: waiting is asking a state again until it is as wanted or
 // the deadline (WaitLimit) has passed, and the state last seen is in the failure. A
-// network that is cut between a node and etcd is storetest.NewProxy.
+// network that is cut between a node and etcd is storetest.NewProxy, or, with packets
+// that are lost, an Island. Traffic that verifies every byte is a Checker.
 //
 // The programs are built once per test binary, when first needed: roster (with
 // the race detector when the test has it, or when ROSTER_E2E_RACE is 1), etcd and

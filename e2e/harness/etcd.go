@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io/fs"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -19,11 +20,11 @@ import (
 )
 
 // Etcd is an etcd cluster of real processes on loopback, with etcd's own defaults
-// except for fsync, which is off. All members are stopped and started together, at
-// the same addresses.
+// except for fsync, which is off. Members are stopped and started at the same addresses.
 type Etcd struct {
 	t       testing.TB
 	args    []string
+	host    string // where members listen, besides loopback; "" for nowhere else
 	members []*member
 	token   int // changes with every Reset, and with it the cluster's id
 	client  *clientv3.Client
@@ -46,7 +47,14 @@ func StartEtcd(t testing.TB, args ...string) *Etcd {
 // StartEtcdCluster starts a cluster of n members and waits until they have a leader.
 func StartEtcdCluster(t testing.TB, n int, args ...string) *Etcd {
 	t.Helper()
-	e := &Etcd{t: t, args: args}
+	return StartEtcdAt(t, "", n, args...)
+}
+
+// StartEtcdAt is StartEtcdCluster of members that listen at another address of this
+// machine, too.
+func StartEtcdAt(t testing.TB, host string, n int, args ...string) *Etcd {
+	t.Helper()
+	e := &Etcd{t: t, args: args, host: host}
 	dir := t.TempDir()
 	for i := range n {
 		name := fmt.Sprintf("etcd-%d", i+1)
@@ -62,24 +70,74 @@ func StartEtcdCluster(t testing.TB, n int, args ...string) *Etcd {
 // data they left, and waits until all of them serve.
 func (e *Etcd) Start() {
 	e.t.Helper()
+	var all []int
+	for i := range e.members {
+		all = append(all, i)
+	}
+	e.StartMembers(all...)
+}
+
+// StartMembers starts some members again after they were killed or ended, as Start does
+// all, and waits until they serve.
+func (e *Etcd) StartMembers(which ...int) {
+	e.t.Helper()
+	for _, i := range which {
+		e.launch(i)
+	}
+	for _, i := range which {
+		m := e.members[i]
+		m.process.waitUntil("health", func() (bool, any) { return healthy(m.client) })
+	}
+}
+
+// launch starts one member and waits for nothing.
+func (e *Etcd) launch(i int) {
+	e.t.Helper()
 	var initial []string
 	for _, m := range e.members {
 		initial = append(initial, m.name+"=http://"+m.peer)
 	}
-	for _, m := range e.members {
-		args := append([]string{
-			"--name=" + m.name, "--data-dir=" + m.dir,
-			"--listen-client-urls=http://" + m.client, "--advertise-client-urls=http://" + m.client,
-			"--listen-peer-urls=http://" + m.peer, "--initial-advertise-peer-urls=http://" + m.peer,
-			"--initial-cluster=" + strings.Join(initial, ","),
-			fmt.Sprintf("--initial-cluster-token=e2e-%d", e.token),
-			"--unsafe-no-fsync", "--log-level=warn",
-		}, e.args...)
-		m.process = StartProcess(e.t, m.name, EtcdBinary(e.t), args, nil)
+	m := e.members[i]
+	listen := "http://" + m.client
+	if e.host != "" {
+		listen += ",http://" + e.at(m)
 	}
-	for _, m := range e.members {
-		m.process.waitUntil("health", func() (bool, any) { return healthy(m.client) })
-	}
+	args := append([]string{
+		"--name=" + m.name, "--data-dir=" + m.dir,
+		"--listen-client-urls=" + listen, "--advertise-client-urls=http://" + m.client,
+		"--listen-peer-urls=http://" + m.peer, "--initial-advertise-peer-urls=http://" + m.peer,
+		"--initial-cluster=" + strings.Join(initial, ","),
+		fmt.Sprintf("--initial-cluster-token=e2e-%d", e.token),
+		"--unsafe-no-fsync", "--log-level=warn",
+	}, e.args...)
+	m.process = StartProcess(e.t, m.name, EtcdBinary(e.t), args, nil)
+}
+
+// at is a member's client address at the other host.
+func (e *Etcd) at(m *member) string {
+	_, port, _ := net.SplitHostPort(m.client)
+	return net.JoinHostPort(e.host, port)
+}
+
+// Leader is which member leads, 0 being the first, by the word of any that answers.
+func (e *Etcd) Leader() int {
+	e.t.Helper()
+	leader := -1
+	Until(e.t, "a leader", func() (bool, any) {
+		var said []string
+		for i := range e.members {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			r, err := e.Client().Status(ctx, e.members[i].client)
+			cancel()
+			said = append(said, fmt.Sprint(r, err))
+			if err == nil && r.Leader == r.Header.MemberId {
+				leader = i
+				return true, nil
+			}
+		}
+		return false, said
+	})
+	return leader
 }
 
 var probeClient = &http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
@@ -207,6 +265,15 @@ func (e *Etcd) Endpoints() string {
 	var addrs []string
 	for _, m := range e.members {
 		addrs = append(addrs, m.client)
+	}
+	return strings.Join(addrs, ",")
+}
+
+// EndpointsAtHost are Endpoints at the host that StartEtcdAt was given.
+func (e *Etcd) EndpointsAtHost() string {
+	var addrs []string
+	for _, m := range e.members {
+		addrs = append(addrs, e.at(m))
 	}
 	return strings.Join(addrs, ",")
 }

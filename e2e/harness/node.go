@@ -1,14 +1,17 @@
 package harness
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 // NodeConfig says which node to start. The zero value is one with an embedded etcd.
@@ -22,9 +25,13 @@ type NodeConfig struct {
 	Args []string
 	// Env is added to the environment.
 	Env []string
+	// Island is where the node runs; nil is here.
+	Island *Island
 	// Plain leaves the race detector out, for tests that measure: it multiplies time
 	// and memory.
 	Plain bool
+	// Binary is another roster than the one under test; empty is that.
+	Binary string
 }
 
 // A Node is a roster node in a process of its own. Restart keeps its addresses, and
@@ -58,7 +65,7 @@ func NewNode(t testing.TB, c NodeConfig) *Node {
 		n.etcd = FreeAddress(t)
 		n.data = filepath.Join(t.TempDir(), "roster.data")
 	}
-	transport := &http.Transport{MaxIdleConnsPerHost: 4}
+	transport := &http.Transport{MaxIdleConnsPerHost: 4, DialContext: n.dialContext}
 	n.client = &http.Client{Transport: transport, Timeout: WaitLimit}
 	t.Cleanup(transport.CloseIdleConnections)
 	return n
@@ -79,7 +86,29 @@ func (n *Node) Start() {
 		args = append(args, "--node-id", n.config.ID)
 		name = "node " + n.config.ID
 	}
-	n.Process = StartProcess(n.t, name, roster(n.t, Race() && !n.config.Plain), append(args, n.config.Args...), n.config.Env)
+	path, args := n.config.Binary, append(args, n.config.Args...)
+	if path == "" {
+		path = roster(n.t, Race() && !n.config.Plain)
+	}
+	if i := n.config.Island; i != nil {
+		path, args = i.wrap(path, args)
+	}
+	n.Process = StartProcess(n.t, name, path, args, n.config.Env)
+}
+
+func (n *Node) dialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	if i := n.config.Island; i != nil {
+		return i.dial(ctx, network, address)
+	}
+	return (&net.Dialer{}).DialContext(ctx, network, address)
+}
+
+// Dial connects to the node as a client does, wherever it runs. It may be called from
+// any goroutine.
+func (n *Node) Dial() (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), WaitLimit)
+	defer cancel()
+	return n.dialContext(ctx, "tcp", n.listen)
 }
 
 // For is the same node for a subtest, which must fail itself and not its parent.
@@ -89,6 +118,9 @@ func (n *Node) For(t testing.TB) *Node {
 	node.Process = &process
 	return &node
 }
+
+// SetArgs sets the further arguments, of the next start on.
+func (n *Node) SetArgs(args ...string) { n.config.Args = args }
 
 // Restart starts the node again after it was killed or ended, and waits until it is
 // ready.
@@ -109,6 +141,19 @@ func (n *Node) WaitReady() {
 		}
 		return a.Status == http.StatusOK, a.String()
 	})
+}
+
+// Ready reports whether /readyz answers 200 within a second. It may be called from any
+// goroutine.
+func (n *Node) Ready() bool {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, n.AdminURL()+"/readyz", nil)
+	if err != nil {
+		panic(err)
+	}
+	a, err := do(n.client, req)
+	return err == nil && a.Status == http.StatusOK
 }
 
 // Address is where the node listens for clients.
@@ -151,9 +196,19 @@ type Status struct {
 	Rejected []Rejected     `json:"rejected"`
 	Dangling []Dangling     `json:"dangling"`
 	HeldList string         `json:"held_list"`
-	Held     *Held          `json:"held"` // nil: nothing is
+	Held     *Held          `json:"held"`     // nil: nothing is
+	Snapshot *Snapshot      `json:"snapshot"` // nil without --snapshot
 	Leaving  int            `json:"leaving"`
 	Counts   map[string]int `json:"counts"`
+}
+
+// Snapshot is the file that a node starts from without etcd.
+type Snapshot struct {
+	InUse    bool   `json:"in_use"`
+	Revision int64  `json:"revision"`
+	AgeMS    *int64 `json:"age_ms"`
+	Writes   int64  `json:"writes"`
+	Error    string `json:"error"`
 }
 
 // Held is what the node keeps although etcd does not have it.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -13,7 +14,8 @@ import (
 
 // An Origin is an HTTP server that a backend points to. It answers every request with
 // 200, its name as the body and in the field X-Origin, and remembers what it was asked.
-// A request whose path begins with /hold waits until Release.
+// A request whose path begins with /hold waits until Release; one with the field
+// X-Checked is of a Checker, and answered as that wants it.
 type Origin struct {
 	t       testing.TB
 	Name    string
@@ -34,7 +36,13 @@ type Origin struct {
 // StartOrigin starts an origin on a free port. It is ended with the test.
 func StartOrigin(t testing.TB, name string) *Origin {
 	t.Helper()
-	o := &Origin{t: t, Name: name, address: FreeAddress(t), conns: map[net.Conn]bool{}, release: make(chan struct{})}
+	return StartOriginAt(t, "127.0.0.1", name)
+}
+
+// StartOriginAt is StartOrigin at another address of this machine.
+func StartOriginAt(t testing.TB, host, name string) *Origin {
+	t.Helper()
+	o := &Origin{t: t, Name: name, address: net.JoinHostPort(host, strconv.Itoa(FreePort(t))), conns: map[net.Conn]bool{}, release: make(chan struct{})}
 	o.Start()
 	t.Cleanup(func() {
 		o.Release()
@@ -82,6 +90,10 @@ func (o *Origin) serve(w http.ResponseWriter, r *http.Request) {
 		o.held.Add(-1)
 	}
 	w.Header().Set("X-Origin", o.Name)
+	if r.Header.Get(checkedField) != "" {
+		serveChecked(w, r)
+		return
+	}
 	fmt.Fprintln(w, o.Name)
 }
 

@@ -32,6 +32,15 @@ func StartProcess(t testing.TB, name, path string, args, env []string) *Process 
 	return start(t, name, exec.Command(path, args...), env, syscall.SIGKILL)
 }
 
+// StartProcessWith is StartProcess with files, which the program has as descriptors 3 and
+// following.
+func StartProcessWith(t testing.TB, name string, files []*os.File, path string, args, env []string) *Process {
+	t.Helper()
+	cmd := exec.Command(path, args...)
+	cmd.ExtraFiles = files
+	return start(t, name, cmd, env, syscall.SIGKILL)
+}
+
 // StartMake starts a target of the Makefile. As make has children, which it ends when
 // it is ended in an orderly way only, it gets SIGTERM when the test ends.
 func StartMake(t testing.TB, target string, env ...string) *Process {

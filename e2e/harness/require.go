@@ -11,6 +11,10 @@ import (
 // ROSTER_REQUIRE_ALL is 1, as CI has it.
 func RequireAll() bool { return os.Getenv("ROSTER_REQUIRE_ALL") == "1" }
 
+// Long reports whether tests that have a long form run that: ROSTER_E2E_LONG is 1, as
+// make e2e-long has it.
+func Long() bool { return os.Getenv("ROSTER_E2E_LONG") == "1" }
+
 // Require skips the test if one of the programs is not on the path, and fails it if
 // nothing may be skipped.
 func Require(t testing.TB, programs ...string) {
