@@ -19,6 +19,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"roster/bench/internal/rig"
 )
 
 // load is what a load generator has seen.
@@ -31,7 +33,7 @@ type load struct {
 
 // generator asks proxies the way of one scenario.
 type generator struct {
-	*processes
+	*rig.Processes
 	scenario
 	connections int
 	seconds     int // of a round
@@ -39,9 +41,9 @@ type generator struct {
 }
 
 // newGenerator writes the script for wrk.
-func newGenerator(p *processes, s scenario, connections, seconds int) (*generator, error) {
-	g := &generator{processes: p, scenario: s, connections: connections, seconds: seconds}
-	g.script = filepath.Join(p.dir, "wrk-"+s.Key+".lua")
+func newGenerator(p *rig.Processes, s scenario, connections, seconds int) (*generator, error) {
+	g := &generator{Processes: p, scenario: s, connections: connections, seconds: seconds}
+	g.script = filepath.Join(p.Dir, "wrk-"+s.Key+".lua")
 	return g, os.WriteFile(g.script, []byte(g.lua()), 0o644)
 }
 
@@ -99,7 +101,7 @@ func (g *generator) limit(seconds int) time.Duration {
 }
 
 func (g *generator) wrk(ctx context.Context, p *proxy, seconds int) (l load, err error) {
-	out, cpu, err := g.processes.run(ctx, g.limit(seconds), otherCore, "wrk", "-t", "1", "-c", strconv.Itoa(g.connections),
+	out, cpu, err := g.Processes.Run(ctx, g.limit(seconds), rig.OtherCore, "wrk", "-t", "1", "-c", strconv.Itoa(g.connections),
 		"-d", fmt.Sprintf("%ds", seconds), "--timeout", "30s", "--latency", "-s", g.script, p.url(g.scenario))
 	if err != nil {
 		return l, err
@@ -133,9 +135,9 @@ var (
 const h2Streams = 4
 
 func (g *generator) h2load(ctx context.Context, p *proxy, seconds int) (l load, err error) {
-	log := filepath.Join(g.dir, "h2load.log")
+	log := filepath.Join(g.Dir, "h2load.log")
 	os.Remove(log)
-	out, cpu, err := g.processes.run(ctx, g.limit(seconds), otherCore, "h2load", "-t", "1",
+	out, cpu, err := g.Processes.Run(ctx, g.limit(seconds), rig.OtherCore, "h2load", "-t", "1",
 		"-c", strconv.Itoa(max(g.connections/h2Streams, 1)), "-m", strconv.Itoa(h2Streams),
 		"-D", fmt.Sprintf("%ds", seconds), "--log-file", log, "-H", ":authority: "+host, p.url(g.scenario))
 	if err != nil {

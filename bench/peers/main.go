@@ -21,6 +21,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"roster/bench/internal/rig"
 )
 
 // options are the flags.
@@ -31,6 +33,9 @@ type options struct {
 	connections int
 	idle, fleet int
 	unpinned    bool
+	open        bool
+	features    bool
+	calls       bool
 	origin      string
 	roster      string
 	other       string
@@ -48,6 +53,9 @@ Usage: go run ./bench/peers [flags]
   go run ./bench/peers -unpinned -origin nginx      as the system places the threads
   go run ./bench/peers -json all.json               every round's figures, too
   go run ./bench/peers -scenarios c -other ./before what a change did
+  go run ./bench/peers -open -scenarios a           p99 at 60 %% of what HAProxy bears
+  go run ./bench/peers -features -scenarios a       what each feature costs
+  go run ./bench/peers -calls -scenarios a          system calls of a request
   go run ./bench/peers -scenarios a -rounds 1 -beside 'strace -c -f -o calls -p $PIDS'
                                                     where the cost goes
 
@@ -62,6 +70,10 @@ Flags:
 const serveOrigin = "-serve-origin"
 
 func main() {
+	if len(os.Args) == 3 && os.Args[1] == pacedLoad {
+		fail(runPaced(os.Args[2], os.Stdout))
+		return
+	}
 	if len(os.Args) == 3 && os.Args[1] == serveOrigin {
 		var port int
 		fmt.Sscan(os.Args[2], &port)
@@ -90,6 +102,9 @@ func parse(args []string) options {
 	f.IntVar(&o.idle, "idle", 5000, "`number` of idle connections of scenario h")
 	f.IntVar(&o.fleet, "backends", 10000, "`number` of backends of scenarios i and j")
 	f.BoolVar(&o.unpinned, "unpinned", false, "let the system place all threads, and proxies use all cores")
+	f.BoolVar(&o.open, "open", false, "times at a fixed rate, 60 % of what HAProxy bears, instead of CPU time: for scenarios a and b")
+	f.BoolVar(&o.features, "features", false, "roster with a feature each beside one without, instead of the other proxies")
+	f.BoolVar(&o.calls, "calls", false, "count system calls of a request in one more round, by perf stat")
 	f.StringVar(&o.origin, "origin", "tiny", "`tiny` (a loop of this program) or nginx; scenarios i and j have always tiny")
 	f.StringVar(&o.roster, "roster", "", "the `binary`; none builds it")
 	f.StringVar(&o.other, "other", "", "another `binary` of roster to compare: before a change, say")
@@ -127,6 +142,20 @@ func (o options) check(chosen []scenario) error {
 	}
 	if !o.unpinned && runtime.NumCPU() < 2 {
 		errs = append(errs, errors.New("pinning needs two cores: use -unpinned"))
+	}
+	for _, s := range chosen {
+		if o.open && (s.tls || s.close || s.post > 0 || s.fleet > 0 || s.idle > 0 || s.splice) {
+			errs = append(errs, fmt.Errorf("-open is for scenarios a and b, not %s", s.Key))
+		}
+		if o.features && (s.fleet > 0 || s.tls) {
+			errs = append(errs, fmt.Errorf("-features is for scenarios of one backend without TLS, not %s", s.Key))
+		}
+	}
+	if o.open && o.features {
+		errs = append(errs, errors.New("-open and -features are two different measurements"))
+	}
+	if _, err := exec.LookPath("perf"); o.calls && err != nil {
+		errs = append(errs, errors.New("perf is missing, which -calls needs: apt-get install linux-perf"))
 	}
 	errs = append(errs, programs(chosen)...)
 	var files unix.Rlimit
@@ -168,7 +197,7 @@ func run(ctx context.Context, o options, out, progress io.Writer) (err error) {
 		return err
 	}
 	// Each start and each round is bounded, too: this is for what nobody thought of.
-	loads := len(chosen) * (o.rounds + 2) * len(kinds)
+	loads := len(chosen) * (o.rounds + 3) * (len(kinds) + len(features))
 	ctx, cancel := context.WithTimeoutCause(ctx, 3*time.Minute+time.Duration(loads*(2*o.seconds+5))*time.Second, errors.New("it takes far too long"))
 	defer cancel()
 
@@ -177,7 +206,7 @@ func run(ctx context.Context, o options, out, progress io.Writer) (err error) {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	l := &lab{processes: newProcesses(dir, !o.unpinned), origins: o.origin, pem: filepath.Join(dir, "pem")}
+	l := &lab{Processes: rig.NewProcesses(dir, !o.unpinned), origins: o.origin, pem: filepath.Join(dir, "pem")}
 	if o.other != "" {
 		if l.other, err = filepath.Abs(o.other); err != nil {
 			return err
@@ -191,17 +220,17 @@ func run(ctx context.Context, o options, out, progress io.Writer) (err error) {
 		return err
 	}
 	if !o.unpinned {
-		if err := pinSelf(); err != nil {
+		if err := rig.PinSelf(); err != nil {
 			return err
 		}
 	}
-	defer l.end()
+	defer l.End()
 	if err := l.startEtcd(ctx); err != nil {
 		return err
 	}
-	etcd := slices.Clone(l.running)
-	all := report{Began: time.Now(), Machine: machine(), Programs: versions(l.roster), Pinned: !o.unpinned, Origin: o.origin,
-		Rounds: o.rounds, Seconds: o.seconds, Connections: o.connections, Load: []string{loadAverage()}}
+	etcd := slices.Clone(l.Running)
+	all := report{Began: time.Now(), Machine: rig.Machine(), Programs: versions(l.roster), Pinned: !o.unpinned, Origin: o.origin,
+		Rounds: o.rounds, Seconds: o.seconds, Connections: o.connections, Load: []string{rig.LoadAverage()}}
 	for _, s := range chosen {
 		if ctx.Err() != nil {
 			err = errors.Join(err, context.Cause(ctx))
@@ -214,29 +243,36 @@ func run(ctx context.Context, o options, out, progress io.Writer) (err error) {
 		} else {
 			all.Results = append(all.Results, r)
 		}
-		l.end(slices.DeleteFunc(slices.Clone(l.running), func(q *process) bool { return slices.Contains(etcd, q) })...)
+		l.End(slices.DeleteFunc(slices.Clone(l.Running), func(q *rig.Process) bool { return slices.Contains(etcd, q) })...)
 	}
 	if len(all.Results) == 0 {
 		return err
 	}
-	all.Load = append(all.Load, loadAverage())
+	all.Load = append(all.Load, rig.LoadAverage())
 	return errors.Join(err, all.write(o, out))
 }
 
 // measure runs one scenario.
 func (o options) measure(ctx context.Context, l *lab, s scenario, progress io.Writer) (r result, err error) {
 	r = result{Scenario: s.Key, Title: s.Title, Aim: s.Aim, Against: haproxy}
-	if s.fleet > 0 {
+	started := kinds
+	switch {
+	case o.features:
+		r.Against, r.Aim, started = roster, 0, withFeatures()
+	case s.fleet > 0:
 		r.Against = single
 	}
 	fmt.Fprintf(progress, "%s: %s\n", s.Key, s.Title)
-	g, err := newGenerator(l.processes, s, o.connections, o.seconds)
+	g, err := newGenerator(l.Processes, s, o.connections, o.seconds)
 	if err != nil {
 		return r, err
 	}
-	proxies, err := l.start(ctx, s)
+	proxies, err := l.start(ctx, s, started)
 	if err != nil {
 		return r, err
+	}
+	if o.open {
+		return o.measureOpen(ctx, g, proxies, r, progress)
 	}
 	for _, p := range proxies {
 		r.Series = append(r.Series, series{Proxy: p.name})
@@ -272,6 +308,13 @@ func (o options) measure(ctx context.Context, l *lab, s scenario, progress io.Wr
 				return r, err
 			}
 			fmt.Fprintf(progress, "   beside %s, which answered %d requests:\n%s\n", p.name, one.Requests, one.beside)
+		}
+	}
+	for i, p := range proxies {
+		if o.calls {
+			if r.Series[i].Calls, err = g.calls(ctx, p); err != nil {
+				return r, err
+			}
 		}
 	}
 	r.compare()
@@ -310,15 +353,15 @@ func (g *generator) measure(ctx context.Context, p *proxy, beside string) (r rou
 			return r, err
 		}
 	}
-	before, err1 := p.process.usage()
-	sourceBefore, err2 := p.source.usage()
+	before, err1 := p.process.Usage()
+	sourceBefore, err2 := p.source.Usage()
 	if err := errors.Join(err1, err2); err != nil {
 		return r, err
 	}
 	resident := make(chan int64)
 	go func() {
 		time.Sleep(time.Duration(g.seconds) * time.Second * 3 / 4)
-		resident <- p.process.resident()
+		resident <- p.process.Resident()
 	}()
 	l, err := g.run(ctx, p, g.seconds)
 	r.Resident = float64(<-resident)
@@ -326,16 +369,16 @@ func (g *generator) measure(ctx context.Context, p *proxy, beside string) (r rou
 	if err != nil {
 		return r, err
 	}
-	after, err1 := p.process.usage()
-	sourceAfter, err2 := p.source.usage()
+	after, err1 := p.process.Usage()
+	sourceAfter, err2 := p.source.Usage()
 	if err := errors.Join(err1, err2); err != nil {
 		return r, err
 	}
 	of := func(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e3 / float64(l.requests) }
 	r.Requests = l.requests
-	r.System = of(after.system - before.system)
-	r.CPU = r.System + of(after.user-before.user)
-	r.All = r.CPU + of(l.cpu+sourceAfter.sum()-sourceBefore.sum())
+	r.System = of(after.System - before.System)
+	r.CPU = r.System + of(after.User-before.User)
+	r.All = r.CPU + of(l.cpu+sourceAfter.Sum()-sourceBefore.Sum())
 	r.Rate = float64(l.requests) / l.took.Seconds()
 	r.P50, r.P99 = float64(l.p50.Microseconds()), float64(l.p99.Microseconds())
 	return r, nil
@@ -344,16 +387,16 @@ func (g *generator) measure(ctx context.Context, p *proxy, beside string) (r rou
 // watch starts a command beside a proxy and returns how to end it, with what it said.
 func (g *generator) watch(p *proxy, command string) (end func() string, err error) {
 	var ids []string
-	for _, id := range p.process.ids() {
+	for _, id := range p.process.IDs() {
 		ids = append(ids, fmt.Sprint(id))
 	}
 	cmd := exec.Command("sh", "-c", "trap : INT; "+command) // what comes after what is interrupted is run, too
-	cmd.Env = append(environment(), "PROXY="+p.name, "PIDS="+strings.Join(ids, ","))
+	cmd.Env = append(rig.Environment(), "PROXY="+p.name, "PIDS="+strings.Join(ids, ","))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
 	cmd.WaitDelay = time.Second
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := g.spawn(otherCore, cmd); err != nil {
+	if err := g.Spawn(rig.OtherCore, cmd); err != nil {
 		return nil, err
 	}
 	time.Sleep(500 * time.Millisecond) // it finds all threads
@@ -406,21 +449,8 @@ func (a *report) write(o options, out io.Writer) error {
 	for i := range a.Results {
 		a.Results[i].table(out)
 	}
-	summary(out, a.Results, a.Pinned)
+	summary(out, a.Results)
 	return nil
-}
-
-func machine() string {
-	model := "?"
-	info, _ := os.ReadFile("/proc/cpuinfo")
-	for line := range strings.Lines(string(info)) {
-		if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
-			model = strings.TrimSpace(value)
-		}
-	}
-	var u unix.Utsname
-	unix.Uname(&u)
-	return fmt.Sprintf("%d cores of %s, Linux %s", runtime.NumCPU(), model, unix.ByteSliceToString(u.Release[:]))
 }
 
 func versions(binary string) []string {
@@ -433,10 +463,4 @@ func versions(binary string) []string {
 		list = append(list, line)
 	}
 	return list
-}
-
-func loadAverage() string {
-	text, _ := os.ReadFile("/proc/loadavg")
-	first, _, _ := strings.Cut(string(text), " ")
-	return first
 }

@@ -19,8 +19,9 @@ import (
 
 // The test's binary is also the origin that the tool starts from its own.
 func TestMain(m *testing.M) {
-	if len(os.Args) == 3 && os.Args[1] == serveOrigin {
+	if len(os.Args) == 3 && (os.Args[1] == serveOrigin || os.Args[1] == pacedLoad) {
 		main()
+		os.Exit(0)
 	}
 	os.Exit(harness.Main(m))
 }

@@ -5,7 +5,6 @@ package main
 import (
 	"bytes"
 	"fmt"
-	"net"
 	"os"
 	"os/signal"
 	"runtime"
@@ -38,6 +37,7 @@ type answer struct {
 
 // conn is one connection of a proxy's.
 type conn struct {
+	begun  bool   // something was read
 	unread []byte // of an incomplete head
 	body   int    // bytes of a request that are still to come
 	head   []byte // still to be sent
@@ -175,6 +175,12 @@ func (o *origin) turn(fd int, c *conn) bool {
 		return false
 	}
 	in := o.in[:n]
+	if !c.begun {
+		c.begun = true
+		if bytes.HasPrefix(in, []byte("\r\n\r\n\x00\r\nQUIT\n")) && len(in) >= 16 { // a PROXY header comes in one piece
+			in = in[min(16+int(in[14])<<8+int(in[15]), len(in)):]
+		}
+	}
 	if len(c.unread) > 0 {
 		in = append(c.unread, in...)
 		c.unread = nil
@@ -267,20 +273,3 @@ func (c *conn) send(fd int) bool {
 	}
 	return true
 }
-
-// freePort is a TCP port of 127.0.0.1 that nobody listens on, below those that Linux
-// gives to outgoing connections.
-func freePort() (int, error) {
-	for port := nextPort; port < nextPort+2000; port++ {
-		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
-		if err != nil {
-			continue
-		}
-		l.Close()
-		nextPort = port + 1
-		return port, nil
-	}
-	return 0, fmt.Errorf("no free port between %d and %d", nextPort, nextPort+2000)
-}
-
-var nextPort = 12000 + os.Getpid()%4000

@@ -8,17 +8,19 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
+
+	"roster/bench/internal/rig"
 )
 
 // A proxy is one of those that are compared, started for one scenario.
 type proxy struct {
 	name    string
-	process *process
-	address string   // where it listens
-	origin  string   // where its origin listens
-	source  *process // the origin
+	process *rig.Process
+	address string       // where it listens
+	origin  string       // where its origin listens
+	source  *rig.Process // the origin
+	feature feature      // what a roster has besides
 }
 
 // url is what a scenario asks it for.
@@ -34,6 +36,8 @@ type kind struct {
 	name  string
 	alone bool // has one backend, whatever the scenario
 	start func(*lab, context.Context, *proxy, scenario) error
+
+	feature feature
 }
 
 // Names of proxies in results.
@@ -55,7 +59,7 @@ var kinds = []kind{
 
 // lab has what proxies are started with.
 type lab struct {
-	*processes
+	*rig.Processes
 	roster  string // the binary
 	other   string // another one, if any
 	etcd    string // address
@@ -65,7 +69,7 @@ type lab struct {
 
 // start starts the proxies of a scenario, each with an origin of its own, and returns
 // when all of them serve.
-func (l *lab) start(ctx context.Context, s scenario) ([]*proxy, error) {
+func (l *lab) start(ctx context.Context, s scenario, kinds []kind) ([]*proxy, error) {
 	var started []*proxy
 	for _, k := range kinds {
 		if k.alone && s.fleet == 0 || k.name == other && l.other == "" {
@@ -75,9 +79,9 @@ func (l *lab) start(ctx context.Context, s scenario) ([]*proxy, error) {
 		if k.alone {
 			asked.fleet = 0
 		}
-		p := &proxy{name: k.name}
+		p := &proxy{name: k.name, feature: k.feature}
 		var err error
-		if p.address, err = freeAddress(); err != nil {
+		if p.address, err = rig.FreeAddress(); err != nil {
 			return nil, err
 		}
 		if p.origin, p.source, err = l.startOrigin(ctx, asked); err != nil {
@@ -91,7 +95,7 @@ func (l *lab) start(ctx context.Context, s scenario) ([]*proxy, error) {
 			last = fleetHost(asked.fleet)
 		}
 		size := map[string]int{"/1k": 1 << 10, "/64k": 64 << 10, "/1m": 1 << 20, "/post": 3}[s.path]
-		if err := p.process.wait(ctx, func() error { return ask(ctx, p.url(s), last, size) }); err != nil {
+		if err := p.process.Wait(ctx, func() error { return ask(ctx, p.url(s), last, size) }); err != nil {
 			return nil, err
 		}
 		started = append(started, p)
@@ -99,29 +103,24 @@ func (l *lab) start(ctx context.Context, s scenario) ([]*proxy, error) {
 	return started, nil
 }
 
-func freeAddress() (string, error) {
-	port, err := freePort()
-	return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), err
-}
-
 // startOrigin starts an origin and returns its address, too.
-func (l *lab) startOrigin(ctx context.Context, s scenario) (address string, q *process, err error) {
-	if address, err = freeAddress(); err != nil {
+func (l *lab) startOrigin(ctx context.Context, s scenario) (address string, q *rig.Process, err error) {
+	if address, err = rig.FreeAddress(); err != nil {
 		return "", nil, err
 	}
 	_, port, _ := net.SplitHostPort(address)
 	if l.origins == nginx && s.fleet == 0 { // nginx would need 10,000 listeners
 		q, err = l.startNginxOrigin(port)
 	} else {
-		q, err = l.processes.start(otherCore, "origin", "/proc/self/exe", serveOrigin, port)
+		q, err = l.Processes.Start(rig.OtherCore, "origin", "/proc/self/exe", serveOrigin, port)
 	}
 	if err != nil {
 		return "", nil, err
 	}
-	return address, q, q.wait(ctx, func() error { return ask(ctx, "http://"+address+"/1k", host, 1<<10) })
+	return address, q, q.Wait(ctx, func() error { return ask(ctx, "http://"+address+"/1k", host, 1<<10) })
 }
 
-func (l *lab) startNginxOrigin(port string) (*process, error) {
+func (l *lab) startNginxOrigin(port string) (*rig.Process, error) {
 	root := l.path("www")
 	if err := os.MkdirAll(root, 0o755); err != nil {
 		return nil, err
@@ -131,7 +130,7 @@ func (l *lab) startNginxOrigin(port string) (*process, error) {
 			return nil, err
 		}
 	}
-	return l.nginx(otherCore, "nginx-origin-"+port, fmt.Sprintf(`
+	return l.nginx(rig.OtherCore, "nginx-origin-"+port, fmt.Sprintf(`
   sendfile on;
   open_file_cache max=10;
   server {
@@ -142,13 +141,13 @@ func (l *lab) startNginxOrigin(port string) (*process, error) {
 }
 
 // nginx starts an nginx with what is in its http block.
-func (l *lab) nginx(core int, name, http string) (*process, error) {
+func (l *lab) nginx(core int, name, http string) (*rig.Process, error) {
 	dir := l.path(name)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
 	workers := "auto"
-	if l.pinned {
+	if l.Pinned {
 		workers = "1"
 	}
 	user := ""
@@ -175,7 +174,7 @@ http {
 	if err != nil {
 		return nil, err
 	}
-	return l.processes.start(core, name, nginx, "-c", conf, "-p", dir, "-e", filepath.Join(dir, "error.log"))
+	return l.Processes.Start(core, name, nginx, "-c", conf, "-p", dir, "-e", filepath.Join(dir, "error.log"))
 }
 
 // descriptors is how many files a proxy may have open: 10,000 backends need a few more
@@ -223,15 +222,12 @@ func (l *lab) startNginx(_ context.Context, p *proxy, s scenario) (err error) {
 	for i := range s.fleet {
 		backend(fmt.Sprintf("b%d", i+1), fleetHost(i+1), net.JoinHostPort(s.fleetAddress(i+1), port), 4)
 	}
-	p.process, err = l.nginx(proxyCore, "nginx-proxy-"+s.Key, b.String())
+	p.process, err = l.nginx(rig.ProxyCore, "nginx-proxy-"+s.Key, b.String())
 	return err
 }
 
 func (l *lab) startHAProxy(_ context.Context, p *proxy, s scenario) (err error) {
-	threads, splice, listen := "", "", p.address
-	if l.pinned {
-		threads = "nbthread 1"
-	}
+	splice, listen := "", p.address
 	if s.splice {
 		splice = "option splice-response"
 	}
@@ -241,7 +237,7 @@ func (l *lab) startHAProxy(_ context.Context, p *proxy, s scenario) (err error) 
 	var b strings.Builder
 	fmt.Fprintf(&b, `
 global
-  %s
+  nbthread 1
   maxconn 7500
   maxpipes 256
   fd-hard-limit %d
@@ -262,7 +258,7 @@ defaults
   %s
 frontend f
   bind %s
-`, threads, descriptors, splice, listen)
+`, descriptors, splice, listen)
 	_, port, _ := net.SplitHostPort(p.origin)
 	if s.fleet == 0 {
 		fmt.Fprintf(&b, "  default_backend origin\nbackend origin\n  server s %s\n", p.origin)
@@ -282,8 +278,8 @@ frontend f
 	if err := os.WriteFile(conf, []byte(b.String()), 0o644); err != nil {
 		return err
 	}
-	p.process, err = l.processes.start(proxyCore, "haproxy", haproxy, "-db", "-f", conf)
+	p.process, err = l.Processes.Start(rig.ProxyCore, "haproxy", haproxy, "-db", "-f", conf)
 	return err
 }
 
-func (l *lab) path(name string) string { return filepath.Join(l.dir, name) }
+func (l *lab) path(name string) string { return filepath.Join(l.Dir, name) }

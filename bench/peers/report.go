@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strings"
-	"text/tabwriter"
+
+	"roster/bench/internal/rig"
 )
 
 // round is what one proxy did in one round.
@@ -30,6 +30,7 @@ type round struct {
 type series struct {
 	Proxy  string  `json:"proxy"`
 	Rounds []round `json:"rounds"`
+	Calls  calls   `json:"calls,omitempty"` // system calls of a request, by name
 }
 
 // result is what came out of one scenario.
@@ -38,7 +39,8 @@ type result struct {
 	Title    string   `json:"title"`
 	Aim      float64  `json:"aim"`
 	Against  string   `json:"against"` // the reference of ratios
-	Series   []series `json:"series"`
+	Series   []series `json:"series,omitempty"`
+	Open     *opened  `json:"open,omitempty"` // with -open, instead
 }
 
 // compare fills in the ratios to the reference by round.
@@ -67,6 +69,10 @@ func (s series) spread(of func(round) float64) spread {
 	for _, r := range s.Rounds {
 		all = append(all, of(r))
 	}
+	return spreadOf(all)
+}
+
+func spreadOf(all []float64) spread {
 	if len(all) == 0 {
 		return spread{}
 	}
@@ -83,6 +89,10 @@ func (s spread) format(verb string, unit float64) string {
 // table writes one scenario's result: medians, and beside each the least and the most.
 func (r *result) table(w io.Writer) {
 	fmt.Fprintf(w, "\n### %s: %s\n\n", r.Scenario, r.Title)
+	if r.Open != nil {
+		r.Open.table(w)
+		return
+	}
 	rows := [][]string{{"proxy", "CPU us/request", "of it system", "with load and origin", "CPU to " + r.Against, "requests/s", "to " + r.Against, "p50 us", "p99 us", "resident MiB"}}
 	for _, s := range r.Series {
 		row := []string{
@@ -102,11 +112,20 @@ func (r *result) table(w io.Writer) {
 		}
 		rows = append(rows, row)
 	}
-	markdown(w, rows)
+	rig.Markdown(w, rows)
+	for _, s := range r.Series {
+		if s.Calls != nil {
+			fmt.Fprintf(w, "System calls of a request, %s: %v\n", s.Proxy, s.Calls)
+		}
+	}
 }
 
 // summary writes one line for each scenario: roster's CPU time against its aim.
-func summary(w io.Writer, results []result, pinned bool) {
+func summary(w io.Writer, results []result) {
+	results = slices.DeleteFunc(slices.Clone(results), func(r result) bool { return r.Aim == 0 || r.Open != nil })
+	if len(results) == 0 {
+		return
+	}
 	fmt.Fprintf(w, "\n### roster's CPU time of a request\n\n")
 	rows := [][]string{{"scenario", "against", "aim, at most", "measured", "met", "requests/s"}}
 	for _, r := range results {
@@ -115,30 +134,15 @@ func summary(w io.Writer, results []result, pinned bool) {
 				continue
 			}
 			ratio := s.spread(func(r round) float64 { return r.RatioCPU })
-			aim, met := fmt.Sprintf("%.2f", r.Aim), "no"
-			switch {
-			case !pinned: // aims are of pinned proxies
-				aim, met = "-", "-"
-			case ratio.median <= r.Aim:
+			met := "no"
+			if ratio.median <= r.Aim {
 				met = "yes"
 			}
 			rate := s.spread(func(r round) float64 { return r.RatioRate })
 			rows = append(rows, []string{
-				r.Scenario + ": " + r.Title, r.Against, aim, ratio.format(".2f", 1), met, rate.format(".2f", 1),
+				r.Scenario + ": " + r.Title, r.Against, fmt.Sprintf("%.2f", r.Aim), ratio.format(".2f", 1), met, rate.format(".2f", 1),
 			})
 		}
 	}
-	markdown(w, rows)
-}
-
-// markdown writes a table that can be read as it is.
-func markdown(w io.Writer, rows [][]string) {
-	t := tabwriter.NewWriter(w, 0, 0, 1, ' ', 0)
-	for i, row := range rows {
-		fmt.Fprintf(t, "| %s\t|\n", strings.Join(row, "\t| "))
-		if i == 0 {
-			fmt.Fprintf(t, "| %s\t|\n", strings.Join(slices.Repeat([]string{"---"}, len(row)), "\t| "))
-		}
-	}
-	t.Flush()
+	rig.Markdown(w, rows)
 }

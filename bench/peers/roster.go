@@ -7,35 +7,36 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+
+	"roster/bench/internal/rig"
 )
 
 // startEtcd starts the etcd for all nodes: a node that does nothing else, on the core
 // that is not measured.
 func (l *lab) startEtcd(ctx context.Context) error {
-	listen, err := freeAddress()
+	listen, err := rig.FreeAddress()
 	if err != nil {
 		return err
 	}
-	if l.etcd, err = freeAddress(); err != nil {
+	if l.etcd, err = rig.FreeAddress(); err != nil {
 		return err
 	}
-	admin, err := freeAddress()
+	admin, err := rig.FreeAddress()
 	if err != nil {
 		return err
 	}
 	peer := []string{"node", "--listen", listen, "--admin", admin, "--data", l.path("etcd"), "--embedded-etcd-listen", l.etcd}
-	q, err := l.processes.start(otherCore, "etcd", l.roster, peer...)
+	q, err := l.Processes.Start(rig.OtherCore, "etcd", l.roster, peer...)
 	if err != nil {
 		return err
 	}
-	return q.wait(ctx, func() error { return ready(ctx, admin) })
+	return q.Wait(ctx, func() error { return ready(ctx, admin) })
 }
 
 func ready(ctx context.Context, admin string) error {
@@ -59,10 +60,10 @@ func ready(ctx context.Context, admin string) error {
 // startRoster starts a node with definitions of its own.
 func (l *lab) startRoster(ctx context.Context, p *proxy, s scenario) error {
 	prefix := "/" + strings.ReplaceAll(p.address, ":", "-") + "/"
-	if err := l.put(ctx, definitions(prefix, p.origin, s)); err != nil {
+	if err := l.put(ctx, append(definitions(prefix, p.origin, s, p.feature), p.feature.more(prefix)...)); err != nil {
 		return err
 	}
-	admin, err := freeAddress()
+	admin, err := rig.FreeAddress()
 	if err != nil {
 		return err
 	}
@@ -72,27 +73,28 @@ func (l *lab) startRoster(ctx context.Context, p *proxy, s scenario) error {
 	} else {
 		args = append(args, "--listen", p.address)
 	}
+	args = append(args, p.feature.args(l, p)...)
 	binary := l.roster
 	if p.name == other {
 		binary = l.other
 	}
-	if p.process, err = l.processes.start(proxyCore, p.name, binary, args...); err != nil {
+	if p.process, err = l.Processes.Start(rig.ProxyCore, p.name, binary, args...); err != nil {
 		return err
 	}
-	return p.process.wait(ctx, func() error { return ready(ctx, admin) })
+	return p.process.Wait(ctx, func() error { return ready(ctx, admin) })
 }
 
 // definitions are keys and values for one backend with a route, or for a fleet.
-func definitions(prefix, origin string, s scenario) (kvs [][2]string) {
+func definitions(prefix, origin string, s scenario, f feature) (kvs [][2]string) {
 	_, port, _ := net.SplitHostPort(origin)
 	backend := func(name, address, match string) {
 		kvs = append(kvs,
-			[2]string{prefix + "backends/" + name, fmt.Sprintf(`{"host":%q,"port":%s,"max_connections":5000,"wait_limit":100,"wait_timeout":"1s"}`, address, port)},
+			[2]string{prefix + "backends/" + name, fmt.Sprintf(`{"host":%q,"port":%s,"max_connections":5000,"wait_limit":100,"wait_timeout":"1s"%s}`, address, port, f.backend)},
 			[2]string{prefix + "routes/" + name, fmt.Sprintf(`{"match":{"host":%q},"backend":%q}`, match, name)})
 	}
 	if s.fleet == 0 {
 		backend("origin", "127.0.0.1", "*.test")
-		return append(kvs, [2]string{prefix + "routes/bench", fmt.Sprintf(`{"match":{"host":%q},"backend":"origin"}`, host)})
+		return append(kvs, [2]string{prefix + "routes/bench", fmt.Sprintf(`{"match":{"host":%q},%s}`, host, f.to())})
 	}
 	for i := range s.fleet {
 		backend(fmt.Sprintf("b%d", i+1), s.fleetAddress(i+1), fleetHost(i+1))
@@ -127,14 +129,8 @@ func (l *lab) put(ctx context.Context, kvs [][2]string) error {
 func (l *lab) buildRoster(ctx context.Context, binary string) error {
 	if binary == "" {
 		binary = l.path("roster")
-		root, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", "roster").Output()
-		if err != nil {
-			return fmt.Errorf("run this in roster's source tree, or name a binary with -roster: %w", err)
-		}
-		build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", binary, "./cmd/roster")
-		build.Dir = strings.TrimSpace(string(root))
-		if out, err := build.CombinedOutput(); err != nil {
-			return fmt.Errorf("go build: %w\n%s", err, out)
+		if err := rig.Build(ctx, "roster/cmd/roster", binary); err != nil {
+			return err
 		}
 	}
 	var err error

@@ -1,6 +1,6 @@
 //go:build linux
 
-package main
+package rig
 
 import (
 	"bytes"
@@ -24,52 +24,53 @@ import (
 
 // The core of a process when they are pinned.
 const (
-	proxyCore = 0
-	otherCore = 1
-	anyCore   = -1
+	ProxyCore = 0
+	OtherCore = 1
+	AnyCore   = -1 // where the system places it
 )
 
-// processes starts programs and ends all of them. They end with this program, too,
+// Processes starts programs and ends all of them. They end with this program, too,
 // however that ends.
-type processes struct {
-	dir     string // for files
-	pinned  bool
+type Processes struct {
+	Dir     string // for files
+	Pinned  bool
 	queue   chan func()
 	mu      sync.Mutex
-	running []*process
+	Running []*Process // in the order they were started
 }
 
-// process is a program that was started.
-type process struct {
-	name string
+// Process is a program that was started.
+type Process struct {
+	Name string
 	cmd  *exec.Cmd
 	log  proc.Tail
 	done chan struct{} // closed when it has ended
 }
 
-func newProcesses(dir string, pinned bool) *processes {
-	p := &processes{dir: dir, pinned: pinned, queue: make(chan func())}
+// NewProcesses has no programs yet. With pinned, each is kept to a core.
+func NewProcesses(dir string, pinned bool) *Processes {
+	p := &Processes{Dir: dir, Pinned: pinned, queue: make(chan func())}
 	go p.starter()
 	return p
 }
 
 // starter is the thread that starts all programs: a program gets the cores of the
 // thread that starts it, and a signal when that thread ends.
-func (p *processes) starter() {
+func (p *Processes) starter() {
 	runtime.LockOSThread()
 	for start := range p.queue {
 		start()
 	}
 }
 
-// start starts a program on a core.
-func (p *processes) start(core int, name, path string, args ...string) (*process, error) {
-	q := &process{name: name, cmd: exec.Command(path, args...), log: proc.Tail{Keep: 4 << 10}, done: make(chan struct{})}
-	q.cmd.Env = environment()
+// Start starts a program on a core.
+func (p *Processes) Start(core int, name, path string, args ...string) (*Process, error) {
+	q := &Process{Name: name, cmd: exec.Command(path, args...), log: proc.Tail{Keep: 4 << 10}, done: make(chan struct{})}
+	q.cmd.Env = Environment()
 	q.cmd.Stdout, q.cmd.Stderr = &q.log, &q.log
 	// SIGTERM, for it also ends the children that nginx has.
 	q.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
-	if err := p.spawn(core, q.cmd); err != nil {
+	if err := p.Spawn(core, q.cmd); err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
 	go func() {
@@ -77,23 +78,23 @@ func (p *processes) start(core int, name, path string, args ...string) (*process
 		close(q.done)
 	}()
 	p.mu.Lock()
-	p.running = append(p.running, q)
+	p.Running = append(p.Running, q)
 	p.mu.Unlock()
 	return q, nil
 }
 
-// run runs a program to its end, at most for limit, and returns its output and the CPU
+// Run runs a program to its end, at most for limit, and returns its output and the CPU
 // time it used.
-func (p *processes) run(ctx context.Context, limit time.Duration, core int, path string, args ...string) (string, time.Duration, error) {
+func (p *Processes) Run(ctx context.Context, limit time.Duration, core int, path string, args ...string) (string, time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, path, args...)
-	cmd.Env = environment()
+	cmd.Env = Environment()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.WaitDelay = time.Second
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
-	err := p.spawn(core, cmd)
+	err := p.Spawn(core, cmd)
 	if err == nil {
 		err = cmd.Wait()
 	}
@@ -106,12 +107,13 @@ func (p *processes) run(ctx context.Context, limit time.Duration, core int, path
 	return out.String(), cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime(), nil
 }
 
-func (p *processes) spawn(core int, cmd *exec.Cmd) error {
+// Spawn starts a command on a core; what becomes of it is the caller's.
+func (p *Processes) Spawn(core int, cmd *exec.Cmd) error {
 	done := make(chan error)
 	p.queue <- func() {
 		var set unix.CPUSet
 		for i := range runtime.NumCPU() {
-			if !p.pinned || core == anyCore || i == core {
+			if !p.Pinned || core == AnyCore || i == core {
 				set.Set(i)
 			}
 		}
@@ -124,14 +126,14 @@ func (p *processes) spawn(core int, cmd *exec.Cmd) error {
 	return <-done
 }
 
-// pinSelf moves all threads of this program off the proxy's core.
-func pinSelf() error {
+// PinSelf moves all threads of this program off the proxy's core.
+func PinSelf() error {
 	threads, err := os.ReadDir("/proc/self/task")
 	if err != nil {
 		return err
 	}
 	var set unix.CPUSet
-	set.Set(otherCore)
+	set.Set(OtherCore)
 	for _, t := range threads {
 		id, _ := strconv.Atoi(t.Name())
 		if err := unix.SchedSetaffinity(id, &set); err != nil && err != unix.ESRCH {
@@ -141,9 +143,9 @@ func pinSelf() error {
 	return nil
 }
 
-// environment is this program's, without roster's variables, which would change what is
+// Environment is this program's, without roster's variables, which would change what is
 // measured.
-func environment() []string {
+func Environment() []string {
 	var env []string
 	for _, kv := range os.Environ() {
 		if !strings.HasPrefix(kv, "ROSTER_") {
@@ -153,13 +155,13 @@ func environment() []string {
 	return env
 }
 
-// end ends processes, all that run if none is named, and waits for that.
-func (p *processes) end(which ...*process) {
+// End ends Processes, all that run if none is named, and waits for that.
+func (p *Processes) End(which ...*Process) {
 	p.mu.Lock()
 	if which == nil {
-		which = p.running
+		which = p.Running
 	}
-	p.running = slices.DeleteFunc(slices.Clone(p.running), func(q *process) bool { return slices.Contains(which, q) })
+	p.Running = slices.DeleteFunc(slices.Clone(p.Running), func(q *Process) bool { return slices.Contains(which, q) })
 	p.mu.Unlock()
 	for _, q := range which {
 		q.cmd.Process.Signal(syscall.SIGTERM)
@@ -176,9 +178,9 @@ func (p *processes) end(which ...*process) {
 	}
 }
 
-// wait waits until check is satisfied, and gives up when the process has ended, or
+// Wait waits until check is satisfied, and gives up when the process has ended, or
 // after half a minute.
-func (q *process) wait(ctx context.Context, check func() error) error {
+func (q *Process) Wait(ctx context.Context, check func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	for {
@@ -188,16 +190,22 @@ func (q *process) wait(ctx context.Context, check func() error) error {
 		}
 		select {
 		case <-q.done:
-			return fmt.Errorf("%s has ended: %v\n%s", q.name, q.cmd.ProcessState, q.log.String())
+			return fmt.Errorf("%s has ended: %v\n%s", q.Name, q.cmd.ProcessState, q.log.String())
 		case <-ctx.Done():
-			return fmt.Errorf("%s is not ready: %w: %w\n%s", q.name, context.Cause(ctx), err, q.log.String())
+			return fmt.Errorf("%s is not ready: %w: %w\n%s", q.Name, context.Cause(ctx), err, q.log.String())
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
 }
 
-// ids are the process's id and those of its children.
-func (q *process) ids() []int {
+// Kill ends the process at once, and returns when it has ended.
+func (q *Process) Kill() {
+	q.cmd.Process.Kill()
+	<-q.done
+}
+
+// IDs are the process's id and those of its children.
+func (q *Process) IDs() []int {
 	ids := []int{q.cmd.Process.Pid}
 	children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", ids[0]))
 	for _, f := range strings.Fields(string(children)) {
@@ -208,26 +216,28 @@ func (q *process) ids() []int {
 	return ids
 }
 
-// usage is the CPU time of a process and its children so far, of all their threads.
-type usage struct{ user, system time.Duration }
+// Usage is the CPU time of a process and its children so far, of all their threads.
+type Usage struct{ User, System time.Duration }
 
-func (u usage) sum() time.Duration { return u.user + u.system }
+// Sum is both.
+func (u Usage) Sum() time.Duration { return u.User + u.System }
 
-func (q *process) usage() (u usage, err error) {
-	for _, id := range q.ids() {
+// Usage is what it has used.
+func (q *Process) Usage() (u Usage, err error) {
+	for _, id := range q.IDs() {
 		user, system, err := proc.CPU(id)
 		if err != nil {
-			return u, fmt.Errorf("%s: %w", q.name, err)
+			return u, fmt.Errorf("%s: %w", q.Name, err)
 		}
-		u.user += user
-		u.system += system
+		u.User += user
+		u.System += system
 	}
 	return u, nil
 }
 
-// resident is the resident memory of a process and its children, in bytes.
-func (q *process) resident() (sum int64) {
-	for _, id := range q.ids() {
+// Resident is the resident memory of a process and its children, in bytes.
+func (q *Process) Resident() (sum int64) {
+	for _, id := range q.IDs() {
 		now, _, _ := proc.Memory(id) // a child may have ended
 		sum += now
 	}
