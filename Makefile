@@ -10,10 +10,10 @@ CC_FOUND := $(shell command -v $$($(GO) env CC) 2>/dev/null)
 RACE     := $(if $(CC_FOUND),-race)
 # The binary is static; only the race detector needs cgo.
 build: export CGO_ENABLED := 0
-test e2e: export CGO_ENABLED := $(if $(CC_FOUND),1,0)
+test e2e e2e-long: export CGO_ENABLED := $(if $(CC_FOUND),1,0)
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test check fmt lint bench bench-peers fuzz e2e man deb binaries images up demo down
+.PHONY: help build run test check fmt lint bench bench-peers bench-fleet fuzz e2e e2e-long man deb binaries images up demo down
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,7 +26,7 @@ run: build ## Run a node with an etcd of its own and two demo origins, until Ctr
 
 test: ## Run all tests, with the race detector
 	@$(if $(RACE),,echo "no C compiler found: testing without the race detector")
-	$(GO) test $(RACE) -timeout 20m ./...
+	$(GO) test $(RACE) -timeout 25m ./...
 
 check: lint test ## Everything that must hold before a commit: lint and test
 
@@ -44,6 +44,9 @@ bench: ## Run all benchmarks
 bench-peers: ## Compare with HAProxy and nginx side by side; PEERS=-help lists its flags
 	$(GO) run ./bench/peers $(PEERS)
 
+bench-fleet: ## Measure how changes come to a fleet, and what it costs etcd; FLEET=-help lists its flags
+	$(GO) run ./bench/fleet $(FLEET)
+
 fuzz: ## Run every fuzz target for FUZZTIME (10s, or a number of inputs: 5000x)
 	@set -e; for pkg in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n 1 dirname | sort -u); do \
 		for target in $$($(GO) test -list '^Fuzz' "$$pkg" | grep '^Fuzz'); do \
@@ -54,6 +57,12 @@ fuzz: ## Run every fuzz target for FUZZTIME (10s, or a number of inputs: 5000x)
 
 e2e: ## Run the end-to-end tests: the built binary, real etcd, real sockets
 	$(GO) test -count=1 $(RACE) -timeout 20m ./e2e/...
+
+# The tests that have a long form.
+LONG := TestFaults|TestSoak|TestIdleNodesLeaveEtcdStill|TestEtcdStoppedUnderTraffic|TestAPutIsServedByEveryNodeThatIsAskedForItsRevision
+
+e2e-long: ## Run the long form of the end-to-end tests that have one, three quarters of an hour
+	ROSTER_E2E_LONG=1 $(GO) test -count=1 $(RACE) -timeout 90m -v -run '^($(LONG))$$' ./e2e
 
 man: build ## Write the man pages to bin/man
 	@$(BIN) man bin/man
