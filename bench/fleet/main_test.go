@@ -38,7 +38,8 @@ func TestMeasuresFleets(t *testing.T) {
 		if r.Puts != want || r.Served.P50 <= 0 || r.Served.Max < r.Served.P99 || r.All.Max < r.Served.Max || r.Acked.P50 <= 0 || r.EtcdMemory == 0 || (r.ProxyMemory == 0) != (r.Proxies == 0) {
 			t.Errorf("%d %s, %d proxies: %+v", r.Nodes, r.Kind, r.Proxies, r)
 		}
-		if (r.Kind == watchers) != (r.Presence == 0) {
+		// Processes write presence once a second, and these puts may be over before that.
+		if r.Kind != processes && (r.Kind == watchers) != (r.Presence == 0) {
 			t.Errorf("%d %s: %v presence writes per put", r.Nodes, r.Kind, r.Presence)
 		}
 	}
