@@ -227,6 +227,18 @@ func newOrigin(t testing.TB) *origin {
 	return &origin{t, ln}
 }
 
+// newDead returns an origin that refuses connections. It has an address of its own, so that
+// no origin or node of a test beside it gets its port.
+func newDead(t testing.TB, address string) *origin {
+	t.Helper()
+	ln, err := net.Listen("tcp", net.JoinHostPort(address, "0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln.Close()
+	return &origin{t, ln}
+}
+
 func (o *origin) addr() string { return o.ln.Addr().String() }
 
 // backend is the origin's definition, with more fields if given.

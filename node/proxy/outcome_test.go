@@ -94,10 +94,7 @@ type outcomeTest struct {
 
 func newOutcomeTest(t *testing.T, front, back side) *outcomeTest {
 	o := &outcomes{lab: lab{t: t, entered: make(chan struct{}, 1), gone: make(chan struct{}, 1)}, held: make(chan struct{})}
-	dead := newOrigin(t)
-	dead.ln.Close()
-	deadToo := newOrigin(t)
-	deadToo.ln.Close()
+	dead, deadToo := newDead(t, "127.0.0.2"), newDead(t, "127.0.0.3")
 	origin := back.origin(t, o)
 	with := func(field string) string { return strings.TrimSuffix(origin, "}") + ", " + field + "}" }
 	r := newRig(t, Config{}, definitions{
@@ -362,8 +359,7 @@ func TestAPanicIsToldOfAsWell(t *testing.T) {
 	for _, front := range []side{sides[0], sides[2]} {
 		t.Run(front.name, func(t *testing.T) {
 			t.Parallel()
-			o := newOrigin(t)
-			o.ln.Close()
+			o := newDead(t, "127.0.0.2")
 			seen := new(atomic.Int32)
 			r := newRig(t, Config{Logger: slog.New(panicking{slog.DiscardHandler, "no connection", seen})},
 				definitions{"backends/a": o.backend(`"max_connections": 1`)})
