@@ -193,7 +193,7 @@ func TestFaults(t *testing.T) {
 		"writev":   func() error { return ok(l.Writev(a, buf, buf, buf)) },
 		"accept":   func() error { _, _, err := l.Accept(listener); return err },
 		"fill":     func() error { return ok(l.Fill(p, a, 8)) },
-		"drain":    func() error { p.held = 1; defer func() { p.held = 0 }(); return ok(l.Drain(p, b, false)) },
+		"drain":    func() error { p.held = 1; defer func() { p.held = 0 }(); return ok(l.Drain(p, b)) },
 		"shutdown": func() error { return l.Shutdown(a) },
 		"pipe":     func() error { _, err := l.Pipe(); return err },
 	}
@@ -247,14 +247,14 @@ func TestPipe(t *testing.T) {
 	if n, err := l.Fill(p, b, 100); n != 0 || err != ErrAgain {
 		t.Errorf("fill with nothing there: %d, %v", n, err)
 	}
-	if n, err := l.Drain(p, c, true); n != 0 || err != nil {
+	if n, err := l.Drain(p, c); n != 0 || err != nil {
 		t.Errorf("drain of nothing: %d, %v", n, err)
 	}
 	send(t, a, "hello, you")
 	if n, err := l.Fill(p, b, 7); n != 7 || err != nil || p.Held() != 7 {
 		t.Fatalf("fill: %d, %v, holds %d", n, err, p.Held())
 	}
-	if n, err := l.Drain(p, c, false); n != 7 || err != nil || p.Held() != 0 {
+	if n, err := l.Drain(p, c); n != 7 || err != nil || p.Held() != 0 {
 		t.Fatalf("drain: %d, %v, holds %d", n, err, p.Held())
 	}
 	buf := make([]byte, 16)

@@ -61,7 +61,7 @@ func (l *Loop) PutPipe(p *Pipe) {
 // that there are none yet; of one that is not it may also be full. io.EOF says
 // that there will be none.
 func (l *Loop) Fill(p *Pipe, from, n int) (moved int, err error) {
-	moved, errno := l.splice(OpFill, from, from, p.w, n, false)
+	moved, errno := l.splice(OpFill, from, from, p.w, n)
 	if errno != 0 {
 		return 0, errno
 	}
@@ -73,12 +73,12 @@ func (l *Loop) Fill(p *Pipe, from, n int) (moved int, err error) {
 }
 
 // Drain moves what is in p to a socket, or some of it. ErrAgain says that there is
-// no room. more says that more will follow soon, and small packets may wait for it.
-func (l *Loop) Drain(p *Pipe, to int, more bool) (moved int, err error) {
+// no room.
+func (l *Loop) Drain(p *Pipe, to int) (moved int, err error) {
 	if p.held == 0 {
 		return 0, nil
 	}
-	moved, errno := l.splice(OpDrain, to, p.r, to, p.held, more)
+	moved, errno := l.splice(OpDrain, to, p.r, to, p.held)
 	if errno != 0 {
 		return 0, errno
 	}
@@ -86,11 +86,11 @@ func (l *Loop) Drain(p *Pipe, to int, more bool) (moved int, err error) {
 	return moved, nil
 }
 
-func (l *Loop) splice(op Op, socket, from, to, n int, more bool) (moved int, errno syscall.Errno) {
+func (l *Loop) splice(op Op, socket, from, to, n int) (moved int, errno syscall.Errno) {
 	for {
 		limit, errno := l.fault(op, socket, n)
 		if errno == 0 {
-			moved, errno = sysSplice(from, to, limit, more)
+			moved, errno = sysSplice(from, to, limit)
 		}
 		if errno != syscall.EINTR {
 			return moved, errno

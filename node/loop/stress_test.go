@@ -79,7 +79,7 @@ func (c *careful) read() (err error) {
 
 func (c *careful) write() error {
 	if c.pipe != nil {
-		_, err := c.l.Drain(c.pipe, c.FD(), false)
+		_, err := c.l.Drain(c.pipe, c.FD())
 		return err
 	}
 	left := c.buf[c.from:c.to]

@@ -112,12 +112,10 @@ func sysShutdown(fd int) syscall.Errno {
 	return errno
 }
 
-func sysSplice(from, to, n int, more bool) (int, syscall.Errno) {
-	flags := uintptr(unix.SPLICE_F_MOVE | unix.SPLICE_F_NONBLOCK)
-	if more {
-		flags |= unix.SPLICE_F_MORE
-	}
-	r, _, errno := unix.RawSyscall6(unix.SYS_SPLICE, uintptr(from), 0, uintptr(to), 0, uintptr(n), flags)
+// sysSplice does not say that more will follow (SPLICE_F_MORE): the end of what a slow
+// sender has sent so far would wait for it, for 200 ms.
+func sysSplice(from, to, n int) (int, syscall.Errno) {
+	r, _, errno := unix.RawSyscall6(unix.SYS_SPLICE, uintptr(from), 0, uintptr(to), 0, uintptr(n), unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)
 	return count(r, errno)
 }
 

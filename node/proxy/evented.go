@@ -49,8 +49,7 @@ type evented struct {
 	unsent  bool          // the answer's head is still to be sent
 	framed  bool          // the answer is sent in chunks
 	final   bool          // pend is the last of the answer
-	pipe    *loop.Pipe    // through which the answer goes, nil if it is not spliced
-	through int64         // bytes to go into the pipe
+	passage               // for most of a large answer
 	drained int           // bytes read while lingering
 }
 
@@ -424,7 +423,7 @@ func (c *evented) free() {
 func (c *evented) reset() {
 	c.w.loop.Unlink(&c.timer)
 	c.w.loop.Unlink(&c.overdue)
-	c.closePipe()
+	c.passage.close(c.w.loop)
 	w, turn := c.w, c.turn
 	*c = evented{w: w, turn: turn + 1}
 }

@@ -115,7 +115,7 @@ func (c *evented) moreAnswer() (n int, step exchange.Step, going bool) {
 		step, going = c.fail(exchange.Failure{Kind: exchange.Truncated})
 		return 0, step, going
 	}
-	if c.pipe != nil || c.spliceable() {
+	if c.pipe != nil || c.answer.Length > 0 && c.back.empty() && c.passage.open(c.w.loop, c.answerBody.Remaining()) {
 		return c.splice()
 	}
 	b := c.backend
@@ -210,26 +210,11 @@ func (c *evented) flushReply() {
 	}
 }
 
-// spliceable says whether what is left of the answer is to go through a pipe, and then
-// takes one.
-func (c *evented) spliceable() bool {
-	left := c.answerBody.Remaining()
-	if c.answer.Length <= 0 || left <= spliceAbove || !c.back.empty() {
-		return false
-	}
-	pipe, err := c.w.loop.Pipe()
-	if err != nil {
-		return false
-	}
-	c.pipe, c.through = pipe, left-spliceRest
-	return true
-}
-
 // splice moves some of the answer through the pipe.
 func (c *evented) splice() (n int, step exchange.Step, going bool) {
 	for {
-		if c.pipe.Held() > 0 {
-			out, err := c.w.loop.Drain(c.pipe, c.source.FD(), c.through > 0)
+		for c.pipe.Held() > 0 {
+			out, err := c.w.loop.Drain(c.pipe, c.source.FD())
 			if err == loop.ErrAgain {
 				c.noteStuck()
 				return 0, 0, false
@@ -243,34 +228,28 @@ func (c *evented) splice() (n int, step exchange.Step, going bool) {
 			c.bodySent += int64(out)
 			c.shard.sent.Add(uint64(out))
 			n += out
-			if c.pipe.Held() > 0 {
-				continue
-			}
-			if n >= turnBytes || c.through == 0 {
-				if c.through == 0 {
-					c.closePipe()
-				}
-				return n, 0, false
-			}
 		}
-		in, err := c.w.spliceFrom(c.backend, c.pipe, c.through)
+		if c.through == 0 {
+			c.passage.close(c.w.loop)
+			return n, 0, false
+		}
+		if n >= turnBytes {
+			return n, 0, false
+		}
+		err := error(loop.ErrAgain)
+		if c.backend.readable {
+			_, err = c.fill(c.w.loop, c.backend.source.FD())
+			err = c.backend.orEnded(err)
+		}
 		switch {
 		case err == loop.ErrAgain:
+			c.backend.readable = false
 			c.armBackend()
 			return 0, 0, false
 		case err != nil:
 			step, going = c.fail(exchange.Failure{Kind: exchange.Truncated})
 			return 0, step, going
 		}
-		c.through -= int64(in)
 		c.heard = c.w.loop.Now()
-	}
-}
-
-// closePipe gives the pipe back.
-func (c *evented) closePipe() {
-	if c.pipe != nil {
-		c.w.loop.PutPipe(c.pipe)
-		c.pipe = nil
 	}
 }

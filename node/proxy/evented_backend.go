@@ -98,19 +98,6 @@ func (w *worker) readFrom(b *backend, room []byte) (int, error) {
 	return n, err
 }
 
-// spliceFrom moves up to n bytes into a pipe.
-func (w *worker) spliceFrom(b *backend, pipe *loop.Pipe, n int64) (int, error) {
-	if !b.readable {
-		return 0, loop.ErrAgain
-	}
-	k, err := w.loop.Fill(pipe, b.source.FD(), int(min(n, 1<<20)))
-	err = b.orEnded(err)
-	if err == loop.ErrAgain {
-		b.readable = false
-	}
-	return k, err
-}
-
 // orEnded is err, but that one who has ended, or takes nothing any more, is not waited for.
 func (b *backend) orEnded(err error) error {
 	if err == loop.ErrAgain && b.ended {
@@ -179,9 +166,10 @@ func (c *evented) dropLink(reuse bool) {
 		return
 	}
 	c.backend, b.client = nil, nil
-	c.closePipe()
+	c.passage.close(c.w.loop)
 	if s := c.sending; s != nil {
 		s.over = true
+		s.passage.close(c.w.loop)
 	}
 	switch {
 	case b.link == nil:

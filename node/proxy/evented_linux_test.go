@@ -348,3 +348,91 @@ func receive(t *testing.T, r *bufio.Reader, id, want string, whole *atomic.Int64
 	}
 	return false
 }
+
+// TestLargeBodiesAreSpliced: in both directions, whoever is the slower one; and nothing of
+// one that is cut off is left for another.
+func TestLargeBodiesAreSpliced(t *testing.T) {
+	t.Parallel()
+	var fills atomic.Int64
+	count := func(op loop.Op, fd, n int) (int, syscall.Errno) {
+		if op == loop.OpFill {
+			fills.Add(1)
+		}
+		return n, 0
+	}
+	o := newOrigin(t)
+	r := loops(t, Config{faults: count}, definitions{"backends/a": o.backend()})
+	const size = 3 << 20
+	body := string(pattern(size))
+	head := fmt.Sprintf("Content-Length: %d\r\n\r\n", size)
+	spliced := func(what string, pass func()) {
+		t.Helper()
+		before := fills.Load()
+		if pass(); fills.Load() == before {
+			t.Errorf("%s: not spliced", what)
+		}
+	}
+	same := func(what, got string) {
+		t.Helper()
+		if got != body {
+			t.Errorf("%s: %d bytes, or others", what, len(got))
+		}
+	}
+	slowly := func(to net.Conn, text string) {
+		for len(text) > 0 {
+			n := min(len(text), 300_000)
+			io.WriteString(to, text[:n])
+			text = text[n:]
+			time.Sleep(time.Millisecond)
+		}
+	}
+	c, b := r.dial(), (*peer)(nil)
+	for _, way := range []struct {
+		name string
+		send func(net.Conn, string)
+	}{{"at once", func(to net.Conn, text string) { io.WriteString(to, text) }}, {"slowly", slowly}} {
+		spliced("request "+way.name, func() {
+			go way.send(c.Conn, "POST / HTTP/1.1\r\nHost: h\r\n"+head+body)
+			if b == nil {
+				b = o.accept()
+			}
+			b.head()
+			time.Sleep(5 * time.Millisecond) // the proxy is stuck meanwhile
+			same("request "+way.name, b.take(size))
+		})
+		spliced("answer "+way.name, func() {
+			go way.send(b.Conn, "HTTP/1.1 200 OK\r\n"+head+body)
+			c.head()
+			time.Sleep(5 * time.Millisecond)
+			same("answer "+way.name, c.take(size))
+		})
+	}
+	spliced("early answer", func() {
+		c.send("POST / HTTP/1.1\r\nHost: h\r\n" + head + body[:size/2])
+		b.head()
+		b.send("HTTP/1.1 403 No\r\nContent-Length: 2\r\n\r\nno")
+		contains(t, "early answer", c.head(), " 403 ", "\r\nConnection: close\r\n")
+		expect(t, "early answer", c.take(2), "no")
+		c.Close()
+		b.Close()
+	})
+	spliced("client gone", func() {
+		c := r.dial()
+		c.send("POST / HTTP/1.1\r\nHost: h\r\n" + head + body[:size/2])
+		b := o.accept()
+		b.head()
+		c.Close()
+		if got := b.rest(); !strings.HasPrefix(body, got) || len(got) > size/2 { // cut off, with a reset or without
+			t.Errorf("client gone: the backend got %d bytes, or others", len(got))
+		}
+	})
+	spliced("after that", func() {
+		c := r.dial()
+		go io.WriteString(c.Conn, "POST / HTTP/1.1\r\nHost: h\r\n"+head+body)
+		b := o.accept()
+		b.head()
+		same("after that", b.take(size))
+		b.send(okay)
+		contains(t, "after that", c.head(), " 200 ")
+	})
+}

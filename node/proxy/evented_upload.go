@@ -25,6 +25,7 @@ type sending struct {
 	pend     pending
 	tail     []byte // after pend
 	frame    []byte
+	passage  // for most of a large body
 }
 
 // startSending takes note of what is left of the request, of which n bytes were sent.
@@ -70,7 +71,11 @@ func (c *evented) upload() (f exchange.Failure) {
 			c.w.loop.Again(&c.source)
 			return f
 		}
-		n, f := c.receiveBody()
+		receive := c.receiveBody
+		if s.pipe != nil || !s.chunked && s.open(c.w.loop, c.body.Remaining()) {
+			receive = c.spliceBody
+		}
+		n, f := receive()
 		if f.Kind != exchange.None || n == 0 {
 			return f
 		}
@@ -83,6 +88,18 @@ func (c *evented) upload() (f exchange.Failure) {
 func (c *evented) flushBody() bool {
 	s := c.sending
 	n, err := c.w.loop.Writev(c.backend.source.FD(), s.pend.a, s.pend.b, s.tail)
+	if !c.bodyTaken(err) {
+		return false
+	}
+	k := min(n, len(s.pend.a)+len(s.pend.b))
+	s.pend.sent(k)
+	s.tail = s.tail[n-k:]
+	return true
+}
+
+// bodyTaken notes what a write of the body to the backend said: false if it takes nothing.
+func (c *evented) bodyTaken(err error) bool {
+	s := c.sending
 	switch {
 	case err == loop.ErrAgain:
 		if s.stuck == 0 {
@@ -98,23 +115,13 @@ func (c *evented) flushBody() bool {
 		return false
 	}
 	s.stuck = 0
-	k := min(n, len(s.pend.a)+len(s.pend.b))
-	s.pend.sent(k)
-	s.tail = s.tail[n-k:]
 	return true
 }
 
 // receiveBody receives the next piece of the body; n is 0 if there is none yet.
 func (c *evented) receiveBody() (n int, f exchange.Failure) {
-	s := c.sending
-	now := c.w.loop.Now()
 	if !c.readable {
-		if s.asked == 0 {
-			s.asked = now
-			if at, _ := c.clientDeadline(); at != 0 {
-				c.setTimer(at)
-			}
-		}
+		c.awaitBody()
 		return 0, f
 	}
 	c.in.r, c.in.w = 0, 0 // what was there is sent
@@ -124,29 +131,88 @@ func (c *evented) receiveBody() (n int, f exchange.Failure) {
 	n, err := c.read()
 	switch {
 	case err == loop.ErrAgain:
-		return c.receiveBody()
+		c.awaitBody()
+		return 0, f
 	case err != nil:
 		return 0, exchange.Failure{Kind: exchange.ClientGone}
 	}
-	if s.asked != 0 && !s.awaited {
-		s.waited += now - s.asked
-	}
-	s.awaited, s.asked = false, 0
-	c.shard.received.Add(uint64(n))
-	s.received += int64(n)
-	if c.phase == asked && c.p.tooSlow(s.received, s.waited) {
-		return 0, tooSlow
+	if f := c.bodyCame(n); f.Kind != exchange.None {
+		return 0, f
 	}
 	piece, end, err := unframe(&c.in, &c.body)
 	if err != nil {
 		return 0, badBody(err)
 	}
+	s := c.sending
 	s.body += int64(len(piece))
 	if end {
 		s.end, s.read = true, true
 	}
 	c.frameBody(piece, end)
 	return n, f
+}
+
+// awaitBody begins to wait for the client.
+func (c *evented) awaitBody() {
+	if s := c.sending; s.asked == 0 {
+		s.asked = c.w.loop.Now()
+		if at, _ := c.clientDeadline(); at != 0 {
+			c.setTimer(at)
+		}
+	}
+}
+
+// bodyCame notes that n bytes have come of the client.
+func (c *evented) bodyCame(n int) (f exchange.Failure) {
+	s := c.sending
+	if s.asked != 0 && !s.awaited {
+		s.waited += c.w.loop.Now() - s.asked
+	}
+	s.awaited, s.asked = false, 0
+	c.shard.received.Add(uint64(n))
+	s.received += int64(n)
+	if c.phase == asked && c.p.tooSlow(s.received, s.waited) {
+		return tooSlow
+	}
+	return f
+}
+
+// spliceBody moves some of the body through the pipe; n is 0 if that has to wait.
+func (c *evented) spliceBody() (n int, f exchange.Failure) {
+	s := c.sending
+	for {
+		for s.pipe.Held() > 0 {
+			out, err := c.w.loop.Drain(s.pipe, c.backend.source.FD())
+			if !c.bodyTaken(err) {
+				return 0, f
+			}
+			n += out
+		}
+		if s.through == 0 {
+			s.close(c.w.loop)
+			return n, f
+		}
+		if n >= turnBytes {
+			return n, f
+		}
+		if !c.readable {
+			c.awaitBody()
+			return 0, f
+		}
+		in, err := s.fill(c.w.loop, c.source.FD())
+		switch {
+		case err == loop.ErrAgain:
+			c.readable = false
+			continue
+		case err != nil:
+			return 0, exchange.Failure{Kind: exchange.ClientGone}
+		}
+		c.body.Skip(int64(in))
+		s.body += int64(in)
+		if f := c.bodyCame(in); f.Kind != exchange.None {
+			return 0, f
+		}
+	}
 }
 
 // frameBody makes a piece of the body pending.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"roster/exchange"
+	"roster/node/loop"
 )
 
 const (
@@ -62,4 +63,38 @@ func (c *client) sharpen() bool {
 		c.sharp = setUserTimeout(c.raw, c.p.config.WriteTimeout)
 	}
 	return c.sharp
+}
+
+// passage is the way of most of a large body in a loop: through a pipe.
+type passage struct {
+	pipe    *loop.Pipe // nil: there is none
+	through int64      // bytes to go into it
+}
+
+// open takes a pipe if what is left of a body is worth it.
+func (p *passage) open(l *loop.Loop, left int64) bool {
+	if left <= spliceAbove {
+		return false
+	}
+	pipe, err := l.Pipe()
+	if err != nil {
+		return false
+	}
+	p.pipe, p.through = pipe, left-spliceRest
+	return true
+}
+
+// fill receives some of the body.
+func (p *passage) fill(l *loop.Loop, from int) (n int, err error) {
+	n, err = l.Fill(p.pipe, from, int(min(p.through, 1<<20)))
+	p.through -= int64(n)
+	return n, err
+}
+
+// close gives the pipe back.
+func (p *passage) close(l *loop.Loop) {
+	if p.pipe != nil {
+		l.PutPipe(p.pipe)
+		p.pipe = nil
+	}
 }
