@@ -187,7 +187,7 @@ func (l *lab) served(ctx context.Context, c *cluster, clients []*client, version
 	g, gctx := errgroup.WithContext(ctx)
 	for _, n := range clients {
 		g.Go(func() error {
-			for {
+			for asked := newest + 1; ; {
 				shown, err := n.answer()
 				if err != nil {
 					return err
@@ -195,12 +195,10 @@ func (l *lab) served(ctx context.Context, c *cluster, clients []*client, version
 				if shown == want {
 					break
 				}
-				// It has learned of a newer revision that is not ours: of a presence.
-				newest, err := c.revision(gctx)
-				if err != nil {
-					return err
-				}
-				if err := n.ask(newest + 1); err != nil {
+				// It has a newer revision that is not ours, but of a presence. Ours is later:
+				// this one, or another that comes before it, is not.
+				asked++
+				if err := n.ask(asked); err != nil {
 					return err
 				}
 			}
