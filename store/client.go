@@ -30,7 +30,8 @@ type Store struct {
 	unreachable time.Duration
 	page        int
 	login       login
-	opening     atomic.Bool // no request leaves yet, see dial.go
+	opening     atomic.Bool  // no request leaves yet, see dial.go
+	streams     atomic.Int64 // of watches that were opened, see follow.go
 
 	closing sync.Once
 	closed  error
@@ -48,6 +49,7 @@ func Open(cfg Config) (*Store, error) {
 	s := &Store{prefix: n.Prefix, timeout: n.RequestTimeout, unreachable: n.UnreachableTimeout, page: n.PageSize, login: login{user: n.User != "", password: n.Password, file: n.PasswordFile}}
 	options := []grpc.DialOption{
 		grpc.WithChainUnaryInterceptor(s.intercept),
+		grpc.WithChainStreamInterceptor(s.count),
 		grpc.WithStatsHandler(sentMarker{}),
 		grpc.WithConnectParams(grpc.ConnectParams{ // gRPC's own are 120s and 20s
 			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},

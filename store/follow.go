@@ -9,6 +9,7 @@ import (
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
 )
 
 // An Event is what a revision did to one key. Of a key that was deleted, by somebody or
@@ -68,11 +69,17 @@ func (s *Store) Read(ctx context.Context, r Range, rev int64) ([]Entry, int64, e
 	return []Entry{e}, at, nil
 }
 
+// ErrInterrupted: the stream of a watch has ended. Etcd's client opens another and goes on
+// from the same revision; but an etcd that was restored from a backup meanwhile has not
+// come to it yet, and says nothing until it has, or has it with other changes.
+var ErrInterrupted = errors.New("the connection to etcd was lost")
+
 // Follow calls f with what each revision did to a range, whole and in order, from a
-// revision on, until to is reached; 0 is for ever. It returns nil then, f's error, or why
-// it could not go on: a *CompactedError if etcd has not got the revision any more, and
-// what all methods may return. To go on, call it again with the revision after the last
-// that f got.
+// revision on, until to is reached; 0 is until the stream ends. It returns nil when to is
+// reached, f's error, or why it could not go on: ErrInterrupted, a *CompactedError if etcd
+// has not got the revision any more, and what all methods may return. To go on, call it
+// again with the revision after the last that f got; after ErrInterrupted, once it is sure
+// that etcd has what f got.
 //
 // An f that is slow lets etcd's client queue what comes meanwhile.
 func (s *Store) Follow(ctx context.Context, r Range, from, to int64, f func(revision int64, events []Event) error) error {
@@ -88,25 +95,32 @@ func (s *Store) Follow(ctx context.Context, r Range, from, to int64, f func(revi
 		opts = append(opts, clientv3.WithRange(end))
 	}
 	watch := s.client.Watch(ctx, key, opts...)
+	stream := s.streams.Load() // it is open now
+	interrupted := func() bool { return to == 0 && s.streams.Load() != stream }
 	// A watch says that there is no more up to a revision when it is asked, and has sent
-	// all: till then it has to be asked again.
-	var ask <-chan time.Time
+	// all: till then it has to be asked again. Without an end it is looked after.
+	pause := streamPause
 	silence := time.NewTimer(s.timeout)
 	defer silence.Stop()
 	if to != 0 {
-		ticker := time.NewTicker(progressPause)
-		defer ticker.Stop()
-		ask = ticker.C
+		pause = progressPause
 	} else {
 		silence.Stop() // nothing may happen for long
 	}
+	tick := time.NewTicker(pause)
+	defer tick.Stop()
 	for {
 		var w clientv3.WatchResponse
 		var ok bool
 		select {
 		case w, ok = <-watch:
-		case <-ask:
-			_ = s.client.RequestProgress(ctx) // its errors are those of the watch
+		case <-tick.C:
+			if interrupted() {
+				return fmt.Errorf("store: follow: %w", ErrInterrupted)
+			}
+			if to != 0 {
+				_ = s.client.RequestProgress(ctx) // its errors are those of the watch
+			}
 			continue
 		case <-silence.C:
 			return fmt.Errorf("store: follow: %w: no answer in %v", ErrUnavailable, s.timeout)
@@ -123,6 +137,8 @@ func (s *Store) Follow(ctx context.Context, r Range, from, to int64, f func(revi
 			return fmt.Errorf("store: follow: %w: %w", ErrUnavailable, w.Err())
 		case !ok:
 			return fmt.Errorf("store: follow: %w", ErrUnavailable)
+		case interrupted(): // it may be of the stream before, or of another history
+			return fmt.Errorf("store: follow: %w", ErrInterrupted)
 		}
 		if done, err := s.tell(w, to, f); done || err != nil {
 			return err
@@ -135,6 +151,17 @@ func (s *Store) Follow(ctx context.Context, r Range, from, to int64, f func(revi
 
 // progressPause is between two questions of how far a watch has come.
 const progressPause = 20 * time.Millisecond
+
+// streamPause is between two looks at whether a watch that is silent has its stream yet.
+const streamPause = 500 * time.Millisecond
+
+// count counts the streams that watches have.
+func (s *Store) count(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	if method == "/etcdserverpb.Watch/Watch" {
+		s.streams.Add(1)
+	}
+	return open(ctx, desc, cc, method, opts...)
+}
 
 // tell calls f with the revisions of one response, and says whether to is reached. Etcd's
 // client joins the parts of a revision that came in several messages.

@@ -313,7 +313,7 @@ func TestWatchShowsChangesAndWhatItMissed(t *testing.T) {
 	}
 	s.want(0, "put backend b host=b")
 	s.etcd.Compact(6)
-	if err := w.catchUp(t.Context()); err != nil {
+	if err := w.catchUp(t.Context(), store.ErrCompacted); err != nil {
 		t.Fatal(err)
 	}
 	for _, text := range []string{"compacted revisions that were not seen, 3 to 6 at most", "6 delete backends/a\n", "6 create backends/b: {\"host\":\"b\"}\n", "5 create routes/r"} {

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -26,8 +28,8 @@ func watchCommand(s streams) *cobra.Command {
 or of one, a line each, as they happen, until it is interrupted or nobody reads them any
 more. With --since, those from that revision on come first.
 
-It goes on when etcd was away. If etcd has compacted meanwhile what it has not seen, it
-says so, and shows the difference to what it knew.
+It goes on when etcd was away. If etcd has compacted meanwhile what it has not seen, or was
+restored from a backup, it says so, and shows the difference to what it knew.
 
 With -o json each line is an object: revision, key, action, definition, and the fields that
 changed. A private key is never shown.`,
@@ -101,12 +103,24 @@ func (w *following) begin(ctx context.Context, since int64) error {
 
 // run shows changes until ctx ends.
 func (w *following) run(ctx context.Context) error {
+	var lost error // why it is not sure that etcd has what is known; nil: it has
 	said := false
 	for {
-		err := w.st.Follow(ctx, w.r, w.next, 0, func(rev int64, events []store.Event) error {
-			said = false
-			return w.show(rev, events)
-		})
+		var err error
+		if lost != nil {
+			err = w.catchUp(ctx, lost)
+		}
+		if err == nil {
+			lost = w.st.Follow(ctx, w.r, w.next, 0, func(rev int64, events []store.Event) error {
+				said = false
+				return w.show(rev, events)
+			})
+			if errors.Is(lost, store.ErrInterrupted) {
+				said = false
+			} else if !errors.Is(lost, store.ErrCompacted) {
+				err = lost
+			}
+		}
 		var failed *writeError
 		switch {
 		case ctx.Err() != nil:
@@ -115,18 +129,16 @@ func (w *following) run(ctx context.Context) error {
 			return failed.err
 		case errors.Is(err, store.ErrDenied):
 			return err
-		case errors.Is(err, store.ErrCompacted):
-			err = w.catchUp(ctx)
+		case err == nil:
+			continue
 		}
-		if err != nil && !said {
+		if !said {
 			said = true
 			fmt.Fprintf(w.err, "roster: %v; trying again\n", err)
 		}
-		if err != nil {
-			select {
-			case <-time.After(retryRegister / 4):
-			case <-ctx.Done():
-			}
+		select {
+		case <-time.After(retryRegister / 4):
+		case <-ctx.Done():
 		}
 	}
 }
@@ -146,19 +158,34 @@ func (w *following) show(rev int64, events []store.Event) error {
 	return nil
 }
 
-// catchUp shows the difference between what is known and what is, where what lies between
-// is compacted away.
-func (w *following) catchUp(ctx context.Context) error {
+// catchUp finds out whether etcd has what is known, after it could not be followed for some
+// reason. If it has not, or has compacted what lies between, the difference is shown.
+func (w *following) catchUp(ctx context.Context, lost error) error {
+	compacted := errors.Is(lost, store.ErrCompacted)
+	if !compacted {
+		if w.next == 1 {
+			return nil // nothing is known
+		}
+		then, _, err := w.st.Read(ctx, w.r, w.next-1)
+		compacted = errors.Is(err, store.ErrCompacted)
+		if err == nil && w.known.are(then) || err != nil && !compacted && !errors.Is(err, store.ErrFuture) {
+			return err
+		}
+	}
 	entries, at, err := w.st.Read(ctx, w.r, 0)
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(w.err, "roster: etcd has compacted revisions that were not seen, %d to %d at most: what follows is the difference\n", w.next, at)
+	if compacted {
+		fmt.Fprintf(w.err, "roster: etcd has compacted revisions that were not seen, %d to %d at most: what follows is the difference\n", w.next, at)
+	} else {
+		fmt.Fprintf(w.err, "roster: etcd does not have what it had at revision %d any more, and is at revision %d: it was restored from a backup, or is another one; what follows is the difference\n", w.next-1, at)
+	}
 	there := map[store.Key]bool{}
 	var events []store.Event
 	for _, e := range entries {
 		there[e.Key] = true
-		if w.known[e.Key].ModRevision != e.ModRevision {
+		if !w.known.has(e) {
 			events = append(events, store.Event{Entry: e})
 		}
 	}
@@ -168,6 +195,18 @@ func (w *following) catchUp(ctx context.Context) error {
 		}
 	}
 	return w.show(at, events)
+}
+
+// has says whether this version of a key is known. After a restore the same revision may
+// have another value.
+func (p past) has(e store.Entry) bool {
+	known, ok := p[e.Key]
+	return ok && known.ModRevision == e.ModRevision && bytes.Equal(known.Value, e.Value)
+}
+
+// are says whether these are all that is known.
+func (p past) are(entries []store.Entry) bool {
+	return len(entries) == len(p) && !slices.ContainsFunc(entries, func(e store.Entry) bool { return !p.has(e) })
 }
 
 func (w *following) line(e event) error {
