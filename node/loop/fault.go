@@ -22,7 +22,8 @@ const (
 // Faults is asked before a system call that is about n bytes of fd (n is 0 for
 // those that are about none). The call is made with at most limit bytes, or, if
 // errno is not 0, not at all and fails with it; EINTR has it tried again, as the
-// system's own does.
+// system's own does. What a read leaves in the socket for being cut is told of again in the
+// next turn, as what had come behind it would be.
 type Faults func(op Op, fd, n int) (limit int, errno syscall.Errno)
 
 func (l *Loop) fault(op Op, fd, n int) (limit int, errno syscall.Errno) {
@@ -30,4 +31,13 @@ func (l *Loop) fault(op Op, fd, n int) (limit int, errno syscall.Errno) {
 		return n, 0
 	}
 	return l.config.Faults(op, fd, n)
+}
+
+// retell has an event come for a connection as if what is in its socket had come now.
+func (l *Loop) retell(fd int) {
+	for slot, s := range l.slots {
+		if s != nil && int(s.fd) == fd && s.interest == Edge {
+			l.control(ctlMod, s, int32(slot))
+		}
+	}
 }

@@ -14,7 +14,10 @@ var ErrAgain error = syscall.EAGAIN
 // failed one returns ErrAgain, io.EOF or a syscall.Errno, none of which allocates.
 
 // Read receives what is there into b, which must not be empty. ErrAgain says that
-// there is nothing yet, io.EOF that the other side sends no more.
+// there is nothing yet, io.EOF that the other side sends no more. If b is not filled,
+// nothing was left that is not told of by another event; but for the end of the stream
+// (Hup), and for what is behind a Mark, where each read stops, or behind descriptors that
+// came by a Unix socket, which keep waiting nobody but who sent them.
 func (l *Loop) Read(fd int, b []byte) (n int, err error) {
 	for {
 		limit, errno := l.fault(OpRead, fd, len(b))
@@ -28,6 +31,8 @@ func (l *Loop) Read(fd int, b []byte) (n int, err error) {
 			return 0, errno
 		case n == 0 && len(b) > 0:
 			return 0, io.EOF
+		case n == limit && limit < len(b):
+			l.retell(fd)
 		}
 		return n, nil
 	}

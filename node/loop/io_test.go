@@ -297,3 +297,70 @@ func TestPipe(t *testing.T) {
 		t.Errorf("%d pipes are kept, want %d", l.pipes.count, pipesKept)
 	}
 }
+
+// A read stops before urgent data and is short, though more is there; the event has told.
+func TestMark(t *testing.T) {
+	t.Parallel()
+	l := byHand(t, Config{})
+	a, b := tcpPair(t)
+	r := &recorder{l: l}
+	add(t, l, r, b)
+	turn(l)
+	send(t, a, "before")
+	if err := unix.Sendto(a, []byte("!"), unix.MSG_OOB, nil); err != nil {
+		t.Fatal(err)
+	}
+	send(t, a, "behind")
+	for r.events&(In|Mark) != In|Mark {
+		turn(l)
+	}
+	buf := make([]byte, 100)
+	for _, want := range []string{"before", "behind"} {
+		if n, err := l.Read(b, buf); err != nil || string(buf[:n]) != want {
+			t.Errorf("read %q, %v, want %q", buf[:n], err, want)
+		}
+	}
+	if n, err := l.Read(b, buf); err != ErrAgain {
+		t.Errorf("read %q, %v, want %v", buf[:n], err, ErrAgain)
+	}
+}
+
+// What a fault has left in the socket is told of again.
+func TestReadsThatAreCut(t *testing.T) {
+	t.Parallel()
+	limit := 3
+	l := byHand(t, Config{Faults: func(op Op, fd, n int) (int, syscall.Errno) {
+		if op == OpRead {
+			n = min(n, limit)
+		}
+		return n, 0
+	}})
+	a, b := pair(t)
+	r := &recorder{l: l}
+	var got []byte
+	r.then = func(e Events) {
+		if e&In == 0 {
+			return
+		}
+		buf := make([]byte, 100)
+		n, err := l.Read(a, buf)
+		if err != nil && err != ErrAgain {
+			t.Error(err)
+		}
+		got = append(got, buf[:n]...)
+	}
+	add(t, l, r, a)
+	send(t, b, "hello, you")
+	for range 4 {
+		turn(l)
+	}
+	if string(got) != "hello, you" {
+		t.Errorf("got %q", got)
+	}
+	r.events = 0
+	turn(l)
+	if r.events != 0 {
+		t.Errorf("told %#x of what was read", r.events)
+	}
+	l.Close(&r.Source)
+}

@@ -11,6 +11,7 @@ type Events uint32
 
 const (
 	In   Events = 0x1           // something to read, or to accept
+	Mark Events = 0x2           // urgent data (EPOLLPRI): a read stops before it and is short, whatever follows
 	Out  Events = 0x4           // room to write, or a connection made
 	Err  Events = 0x8           // a fault, which the next call or Failure tells
 	Hup  Events = 0x2000 | Gone // the other side sends no more (EPOLLRDHUP or EPOLLHUP)
@@ -22,7 +23,7 @@ type Interest uint32
 
 const (
 	// Edge is for connections: all events, each told once.
-	Edge Interest = Interest(In|Out|0x2000) | 1<<31
+	Edge Interest = Interest(In|Mark|Out|0x2000) | 1<<31
 	// Level is for listeners: told as long as there is something to accept.
 	Level Interest = Interest(In)
 	// Exclusive is for a listener that several loops watch: Level, but as a rule

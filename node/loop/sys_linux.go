@@ -18,6 +18,7 @@ type event = unix.EpollEvent
 const (
 	ctlAdd = unix.EPOLL_CTL_ADD
 	ctlDel = unix.EPOLL_CTL_DEL
+	ctlMod = unix.EPOLL_CTL_MOD
 )
 
 // sysNew returns an epoll and an eventfd in it, whose events have slot and

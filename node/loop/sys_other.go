@@ -14,7 +14,7 @@ type event struct {
 	Fd, Pad int32
 }
 
-const ctlAdd, ctlDel = 0, 0
+const ctlAdd, ctlDel, ctlMod = 0, 0, 0
 
 // There is no Loop but on Linux, so nothing of this is reached but sysNew.
 

@@ -258,7 +258,7 @@ func (c *client) receive(fd uintptr) bool {
 		if c.verdict = c.feed(); c.verdict != more {
 			return true
 		}
-		if !left {
+		if !left && c.in.empty() { // of a head in pieces the rest may be behind urgent data
 			if c.rest() {
 				return true
 			}

@@ -33,6 +33,7 @@ type evented struct {
 	readable bool          // there may be something to read
 	hup      bool          // the client has closed its side of the connection
 	dead     bool          // or all of it
+	marked   bool          // urgent data has come: see loop.Mark
 	warm     bool          // in worker.warm
 	rested   time.Duration // when it became idle
 
@@ -85,6 +86,7 @@ func (c *evented) Ready(e loop.Events) {
 	}
 	c.hup = c.hup || e&(loop.Hup|loop.Err) != 0
 	c.dead = c.dead || e&(loop.Gone|loop.Err) != 0
+	c.marked = c.marked || e&loop.Mark != 0
 	switch c.phase {
 	case greeting:
 		c.greet()
@@ -170,12 +172,12 @@ func (c *evented) receive() {
 }
 
 // read takes what there is into the buffer, by one call. A read that fills less than the
-// room has taken all, but for the end of the stream.
+// room has taken all, but for the end of the stream, and where there may be a mark.
 func (c *evented) read() (n int, err error) {
 	room := c.in.room()
 	n, err = c.w.loop.Read(c.source.FD(), room)
 	c.in.w += n
-	c.readable = err == nil && (n == len(room) || c.hup)
+	c.readable = err == nil && (n == len(room) || c.hup || c.marked)
 	return n, err
 }
 

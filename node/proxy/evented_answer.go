@@ -115,7 +115,7 @@ func (c *evented) moreAnswer() (n int, step exchange.Step, going bool) {
 		step, going = c.fail(exchange.Failure{Kind: exchange.Truncated})
 		return 0, step, going
 	}
-	if c.pipe != nil || c.answer.Length > 0 && c.back.empty() && c.passage.open(c.w.loop, c.answerBody.Remaining()) {
+	if c.pipe != nil || c.answer.Length > 0 && c.back.empty() && !c.backend.marked && c.passage.open(c.w.loop, c.answerBody.Remaining()) {
 		return c.splice()
 	}
 	b := c.backend
@@ -235,6 +235,13 @@ func (c *evented) splice() (n int, step exchange.Step, going bool) {
 		}
 		if n >= turnBytes {
 			return n, 0, false
+		}
+		if c.backend.marked { // which splice(2) does not get past
+			c.passage.close(c.w.loop)
+			if n > 0 {
+				return n, 0, false
+			}
+			return c.moreAnswer()
 		}
 		err := error(loop.ErrAgain)
 		if c.backend.readable {

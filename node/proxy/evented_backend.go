@@ -20,6 +20,7 @@ type backend struct {
 	client   *evented // nil: idle
 	readable bool     // there may be something to read
 	ended    bool     // the backend has closed its side, or all
+	marked   bool     // urgent data has come: see loop.Mark
 }
 
 // idle returns a connection that is idle, for a request that is to be sent once only if
@@ -94,7 +95,7 @@ func (w *worker) readFrom(b *backend, room []byte) (int, error) {
 	}
 	n, err := w.loop.Read(b.source.FD(), room)
 	err = b.orEnded(err)
-	b.readable = err == nil && (n == len(room) || b.ended)
+	b.readable = err == nil && (n == len(room) || b.ended || b.marked)
 	return n, err
 }
 
@@ -112,6 +113,7 @@ func (b *backend) Ready(e loop.Events) {
 		b.readable = true
 	}
 	b.ended = b.ended || e&(loop.Hup|loop.Err) != 0
+	b.marked = b.marked || e&loop.Mark != 0
 	c := b.client
 	if c == nil {
 		b.readyIdle()

@@ -72,7 +72,7 @@ func (c *evented) upload() (f exchange.Failure) {
 			return f
 		}
 		receive := c.receiveBody
-		if s.pipe != nil || !s.chunked && s.open(c.w.loop, c.body.Remaining()) {
+		if s.pipe != nil || !s.chunked && !c.marked && s.open(c.w.loop, c.body.Remaining()) {
 			receive = c.spliceBody
 		}
 		n, f := receive()
@@ -194,6 +194,10 @@ func (c *evented) spliceBody() (n int, f exchange.Failure) {
 		}
 		if n >= turnBytes {
 			return n, f
+		}
+		if c.marked { // which splice(2) does not get past
+			s.close(c.w.loop)
+			return c.receiveBody()
 		}
 		if !c.readable {
 			c.awaitBody()

@@ -35,7 +35,8 @@ var recorded = []string{
 
 // FuzzCuts sends the same bytes to a proxy twice, cut in two ways, to origins
 // that cut their answers too. Neither client nor origin may see a difference,
-// and no request may reach the origin that was not in the client's bytes.
+// and no request may reach the origin that was not in the client's bytes. It is about
+// goroutines, in a bubble; FuzzDrivers asks the same of loops, over sockets.
 func FuzzCuts(f *testing.F) {
 	for i, s := range recorded {
 		f.Add([]byte(s), uint64(i))
