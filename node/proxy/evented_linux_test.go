@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
@@ -104,16 +105,19 @@ type saboteur struct {
 	listening map[int]bool
 	did       [5]int
 	quiet     bool
+	stolen    int // by one loop from another
 }
 
 // fault is loop.Faults. It says nothing that the system would not: whoever is told that
-// there is nothing to read, though there is, would never hear of it again. What comes is cut
-// by those who send it.
+// there is nothing to read, though there is, would never hear of it again.
 func (s *saboteur) fault(op loop.Op, fd, n int) (int, syscall.Errno) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch op {
 	case loop.OpAdd:
+		if s.open[fd] {
+			s.stolen++
+		}
 		s.open[fd] = true
 	case loop.OpAccept:
 		s.listening[fd] = true
@@ -138,7 +142,7 @@ func (s *saboteur) fault(op loop.Op, fd, n int) (int, syscall.Errno) {
 		s.did[kind]++
 		return true
 	}
-	short := (op == loop.OpWrite || op == loop.OpDrain || op == loop.OpFill) && n > 1
+	short := (op == loop.OpRead || op == loop.OpWrite || op == loop.OpDrain || op == loop.OpFill) && n > 1
 	switch {
 	case op == loop.OpWait:
 		return n, 0
@@ -254,6 +258,67 @@ func (s *saboteur) traffic(t *testing.T) {
 		if n := r.applier.Current().Lookup(name).Backend.Runtime.Active(); n != 0 {
 			t.Errorf("%d slots of %s are taken", n, name)
 		}
+	}
+}
+
+// TestManyEndInPieces: however many connections end at once, a loop ends some of them at a
+// time, and serves others in between.
+func TestManyEndInPieces(t *testing.T) {
+	t.Parallel()
+	const most = 4 * sweepBatch
+	var closed, turn, worst atomic.Int32 // descriptors, also in this turn, and in the worst
+	o := newOrigin(t)
+	r := newRigWith(t, 1, pool.Config{}, Config{faults: func(op loop.Op, _, n int) (int, syscall.Errno) {
+		switch op {
+		case loop.OpWait:
+			worst.Store(max(worst.Load(), turn.Swap(0)))
+		case loop.OpClose:
+			closed.Add(1)
+			turn.Add(1)
+		}
+		return n, 0
+	}}, definitions{"backends/a": o.backend()})
+	expectPieces := func(what string, at, n int32) {
+		t.Helper()
+		eventually(t, func() bool { return closed.Load() == at+n })
+		eventually(t, func() bool { return turn.Load() == 0 })
+		if n := worst.Swap(0); n > 2*sweepBatch { // a client and its backend
+			t.Errorf("%s: %d descriptors are closed in one turn", what, n)
+		}
+	}
+	var clients, backends [most]*peer
+	for i := range clients {
+		clients[i] = r.dial()
+		clients[i].send(get)
+		backends[i] = o.accept()
+		backends[i].head()
+	}
+	for _, b := range backends {
+		b.send(okay)
+	}
+	for _, c := range clients {
+		c.head()
+		c.take(5)
+	}
+	b := r.poolOf("a")
+	eventually(t, func() bool { return b.Stats().Idle == most })
+	b.Drain(true)
+	expectPieces("connections to a backend", 0, most)
+	b.Drain(false)
+
+	// Half of the clients are idle, and half have a request that nobody answers.
+	for _, c := range clients[:most/2] {
+		c.send(get)
+		o.accept().head()
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- r.Drain(ctx) }()
+	expectPieces("idle clients", most, most/2)
+	cancel()
+	expectPieces("clients with requests", most+most/2, most)
+	if err := <-done; err != context.Canceled {
+		t.Errorf("Drain: %v", err)
 	}
 }
 
