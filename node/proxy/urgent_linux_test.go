@@ -5,6 +5,7 @@ import (
 	"net"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -82,6 +83,31 @@ func TestUrgentDataInLongBodies(t *testing.T) {
 	contains(t, "answer", c.head(), " 200 ")
 	got, err := io.ReadAll(c.r)
 	b.Close()
+	if !strings.HasPrefix(body, string(got)) {
+		t.Errorf("%d bytes, and not those that were sent", len(got))
+	}
+	if testLoops > 0 && len(got) < size {
+		t.Errorf("%d bytes with loops, then %v, want all", len(got), err)
+	}
+}
+
+// TestUrgentDataInLongUploads: so does a request's body.
+func TestUrgentDataInLongUploads(t *testing.T) {
+	t.Parallel()
+	o := newOrigin(t)
+	r := newRig(t, Config{BodyTimeout: time.Second}, definitions{"backends/a": o.backend()})
+	const size = 4 << 20
+	body := strings.Repeat("0123456789abcdef", size/16)
+	c := r.dial()
+	go func() {
+		c.send("POST / HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Length: 4194304\r\n\r\n")
+		c.Write([]byte(body[:size/2]))
+		c.urge()
+		c.Write([]byte(body[size/2:]))
+	}()
+	b := o.accept()
+	b.head()
+	got, err := io.ReadAll(io.LimitReader(b.r, size))
 	if !strings.HasPrefix(body, string(got)) {
 		t.Errorf("%d bytes, and not those that were sent", len(got))
 	}
