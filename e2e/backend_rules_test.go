@@ -17,11 +17,7 @@ import (
 // destination_ip_prohibited.
 func TestProhibitedDestinations(t *testing.T) {
 	t.Parallel()
-	dir, err := os.MkdirTemp("", "roster-e2e-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	dir := shortDir(t)
 	inside, outside := filepath.Join(dir, "in"), filepath.Join(dir, "out")
 	for _, d := range []string{inside, outside} {
 		if err := os.Mkdir(d, 0o755); err != nil {

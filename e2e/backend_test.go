@@ -64,11 +64,7 @@ func TestBackendFieldsOnTheWire(t *testing.T) {
 func newPlane(t *testing.T, d driver) *plane {
 	t.Helper()
 	etcd := harness.StartEtcd(t)
-	dir, err := os.MkdirTemp("", "roster-e2e-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	dir := shortDir(t)
 	p := &plane{t: t, driver: d, etcd: etcd.Client(), unix: filepath.Join(dir, "node")}
 	p.config = harness.NodeConfig{Etcd: etcd.Endpoints(), Args: d.args("--listen", "unix://"+p.unix)}
 	if l, err := net.Listen("tcp", "[::1]:0"); err == nil {

@@ -126,9 +126,7 @@ func TestRollingRestartLosesNoRequest(t *testing.T) {
 	if harness.Long() {
 		rounds = 10
 	}
-	etcd := harness.StartEtcd(t)
-	web := harness.StartOrigin(t, "web")
-	etcd.Put(webKey, web.Definition())
+	etcd, web := startWeb(t)
 	var nodes []*harness.Node
 	for _, id := range []string{"one", "two", "three"} {
 		nodes = append(nodes, harness.StartNode(t, harness.NodeConfig{Etcd: etcd.Endpoints(), ID: id, Args: []string{"--drain-delay", "3s"}}))

@@ -1,14 +1,11 @@
 package e2e_test
 
 import (
-	"bufio"
 	"bytes"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -17,7 +14,6 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -25,162 +21,6 @@ import (
 	"roster/e2e/harness"
 	"roster/node/certs/certstest"
 )
-
-// swarm is clients that send each request once: any that fails is counted.
-type swarm struct {
-	t    *testing.T
-	stop chan struct{}
-	wg   sync.WaitGroup
-
-	mu       sync.Mutex
-	requests map[string]int // by kind of client
-	failed   []string
-}
-
-func startSwarm(t *testing.T) *swarm {
-	t.Helper()
-	c := &swarm{t: t, stop: make(chan struct{}), requests: map[string]int{}}
-	t.Cleanup(func() { c.end() })
-	return c
-}
-
-// add adds n clients, that call again and again, each with a call of its own, and think
-// in between for at most think.
-func (c *swarm) add(kind string, n int, think time.Duration, newCall func() (call func() error, end func())) {
-	for range n {
-		c.wg.Go(func() {
-			call, end := newCall()
-			defer end()
-			for {
-				err := call()
-				c.mu.Lock()
-				if c.requests[kind]++; err != nil {
-					c.failed = append(c.failed, fmt.Sprintf("%s %s: %v", time.Now().UTC().Format("15:04:05.000"), kind, err))
-				}
-				c.mu.Unlock()
-				select {
-				case <-c.stop:
-					return
-				case <-time.After(rand.N(think + 1)):
-				}
-			}
-		})
-	}
-}
-
-// wait waits until clients of each kind have had n more answers.
-func (c *swarm) wait(n int) {
-	c.t.Helper()
-	counts := func() map[string]int {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		all := map[string]int{}
-		for kind, n := range c.requests {
-			all[kind] = n
-		}
-		return all
-	}
-	before := counts()
-	harness.Until(c.t, "more requests of each kind", func() (bool, any) {
-		now := counts()
-		for kind := range now {
-			if now[kind]-before[kind] < n {
-				return false, now
-			}
-		}
-		return len(now) > 0, now
-	})
-}
-
-// end ends the clients and fails the test if a request failed.
-func (c *swarm) end() {
-	c.t.Helper()
-	select {
-	case <-c.stop:
-		return
-	default:
-	}
-	close(c.stop)
-	c.wg.Wait()
-	c.t.Logf("requests: %v", c.requests)
-	if n := len(c.failed); n > 0 {
-		c.t.Errorf("%d requests failed, such as\n%s", n, strings.Join(c.failed[:min(n, 10)], "\n"))
-	}
-}
-
-// onceOnly is a client of HTTP/1.1 that uses a connection for as long as it may.
-type onceOnly struct {
-	network, address string
-	once             bool // a connection for each request
-	conn             net.Conn
-	in               *bufio.Reader
-}
-
-func (c *onceOnly) call() error {
-	if c.conn == nil {
-		conn, err := net.Dial(c.network, c.address)
-		if err != nil {
-			return err
-		}
-		c.conn, c.in = conn, bufio.NewReader(conn)
-	}
-	c.conn.SetDeadline(time.Now().Add(harness.WaitLimit))
-	more := ""
-	if c.once {
-		more = "Connection: close\r\n"
-	}
-	_, err := io.WriteString(c.conn, "GET / HTTP/1.1\r\nHost: e2e.test\r\n"+more+"\r\n")
-	var answer harness.Message
-	if err == nil {
-		answer, err = harness.ReadResponse(c.in, http.MethodGet)
-	}
-	if err == nil && (answer.Status() != http.StatusOK || answer.Body != "web\n") {
-		err = fmt.Errorf("%v", answer)
-	}
-	if err != nil || c.once || strings.Contains(strings.ToLower(answer.Get("Connection")), "close") {
-		c.close()
-	}
-	return err
-}
-
-func (c *onceOnly) close() {
-	if c.conn != nil {
-		c.conn.Close()
-		c.conn = nil
-	}
-}
-
-// directHTTP1 makes clients of a listener.
-func directHTTP1(network, address string, once bool) func() (func() error, func()) {
-	return func() (func() error, func()) {
-		c := &onceOnly{network: network, address: address, once: once}
-		return c.call, c.close
-	}
-}
-
-// directHTTP2 makes clients of a listener with TLS, whose requests cannot be sent again: they
-// have a body that is gone then.
-func directHTTP2(address string) func() (func() error, func()) {
-	return func() (func() error, func()) {
-		client := visitor(address, &tls.Config{InsecureSkipVerify: true}, true)
-		return func() error {
-			req, err := http.NewRequest(http.MethodPost, "https://e2e.test/", io.MultiReader(strings.NewReader("body")))
-			if err != nil {
-				return err
-			}
-			resp, err := client.Do(req)
-			if err != nil {
-				return err
-			}
-			defer resp.Body.Close()
-			body, err := io.ReadAll(resp.Body)
-			if err == nil && (resp.StatusCode != http.StatusOK || string(body) != "web\n" || resp.ProtoMajor != 2) {
-				err = fmt.Errorf("%s %s %q", resp.Proto, resp.Status, body)
-			}
-			return err
-		}, client.CloseIdleConnections
-	}
-}
 
 // upgradable is a node whose program is a link, which a test may change, and whose log is
 // a file, which outlives its first process.
@@ -205,7 +45,7 @@ func startUpgradable(t *testing.T, etcd string, env []string, args ...string) *u
 	n.Process = harness.StartProcess(t, "node", "/bin/sh", args, append(env, "LOG="+n.logFile))
 	n.pid = n.Pid()
 	t.Cleanup(n.cleanup)
-	n.waitReady()
+	waitReady(n.t, n.admin)
 	return n
 }
 
@@ -246,18 +86,6 @@ func (n *upgradable) cleanup() {
 	if n.t.Failed() {
 		n.t.Logf("log of the node's processes:\n%s", n.log())
 	}
-}
-
-func (n *upgradable) waitReady() {
-	n.t.Helper()
-	harness.Until(n.t, "readiness", func() (bool, any) {
-		resp, err := http.Get("http://" + n.admin + "/readyz")
-		if err != nil {
-			return false, err
-		}
-		resp.Body.Close()
-		return resp.StatusCode == http.StatusOK, resp.Status
-	})
 }
 
 // upgrade asks for an upgrade, waits until the log has one more line with that text, and
@@ -334,14 +162,8 @@ func TestUpgradeLosesNoRequest(t *testing.T) {
 	if harness.Long() {
 		upgrades = 30
 	}
-	etcd := harness.StartEtcd(t)
-	web := harness.StartOrigin(t, "web")
-	etcd.Put(webKey, web.Definition())
-	dir, err := os.MkdirTemp("", "upgrade") // a short path: sockets have room for 100 bytes
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	etcd, web := startWeb(t)
+	dir := shortDir(t)
 	unix, secure := filepath.Join(dir, "s"), harness.FreeAddress(t)
 	cert, key := certstest.NewCA(t).Issue(t, "e2e.test").Write(t, dir, "www")
 	n := startUpgradable(t, etcd.Endpoints(), nil, "--listen", "tls://"+secure, "--listen", "unix://"+unix, "--tls-cert", cert, "--tls-key", key)
@@ -381,7 +203,7 @@ func TestUpgradeLosesNoRequest(t *testing.T) {
 				r := harness.CLI(t, "status", "--etcd", etcd.Endpoints(), "--admin", n.admin)
 				return draining.MatchString(r.Stdout) && ready.MatchString(r.Stdout), r
 			})
-			n.waitReady() // whichever of them answers
+			waitReady(t, n.admin)
 		}
 		web.Release()
 		if err := <-held; err != nil {
@@ -408,14 +230,8 @@ func TestUpgradeLosesNoRequest(t *testing.T) {
 // and may be upgraded afterwards.
 func TestUpgradeThatFailsLeavesTheOldProcess(t *testing.T) {
 	t.Parallel()
-	etcd := harness.StartEtcd(t)
-	web := harness.StartOrigin(t, "web")
-	etcd.Put(webKey, web.Definition())
-	dir, err := os.MkdirTemp("", "upgrade")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	etcd, _ := startWeb(t)
+	dir := shortDir(t)
 	unix := filepath.Join(dir, "s")
 	n := startUpgradable(t, etcd.Endpoints(), nil, "--listen", "unix://"+unix, "--upgrade-timeout", "2s")
 	c := startSwarm(t)
@@ -456,6 +272,90 @@ func TestUpgradeThatFailsLeavesTheOldProcess(t *testing.T) {
 	c.wait(2)
 	waitEnd(t, old)
 	c.end()
+}
+
+// Two processes write no snapshot by turns: the new one begins once it has taken over, and
+// the old one, which may know less by then, writes it no more.
+func TestTheSnapshotIsTheNewProcesss(t *testing.T) {
+	t.Parallel()
+	etcd, web := startWeb(t)
+	file := filepath.Join(t.TempDir(), "snapshot")
+	n := startUpgradable(t, etcd.Endpoints(), nil, "--snapshot", file, "--snapshot-after", "1h", "--log-level", "debug")
+	written := func(times int) os.FileInfo {
+		t.Helper()
+		harness.Until(t, "the snapshot", func() (bool, any) { return strings.Count(n.log(), `msg="snapshot written"`) >= times, n.log() })
+		info, err := os.Stat(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info
+	}
+	first := written(1)
+	held := make(chan struct{})
+	go func() {
+		defer close(held)
+		if resp, err := http.Get("http://" + n.listen + "/hold"); err == nil {
+			resp.Body.Close()
+		}
+	}()
+	web.WaitHeld(1)
+	old := n.next()
+	second := written(2)
+	if os.SameFile(first, second) {
+		t.Error("the new process has not written its snapshot")
+	}
+	web.Release()
+	<-held
+	waitEnd(t, old)
+	if info, err := os.Stat(file); err != nil || !os.SameFile(second, info) {
+		t.Errorf("%v: the old process has written the snapshot at its end", err)
+	}
+	if log := n.log(); strings.Index(log, upgraded) > strings.LastIndex(log, `msg="snapshot written"`) {
+		t.Errorf("the new process has written the snapshot before it took over:\n%s", log)
+	}
+	last := etcd.Put(webKey+"-2", web.Definition())
+	harness.Until(t, "a snapshot of what is new", func() (bool, any) {
+		return strings.Contains(n.log(), fmt.Sprintf("file=%s revision=%d ", file, last)), n.log()
+	})
+}
+
+// The old process is killed while the new one cannot be ready: that takes its place, as a
+// node does that starts, for nobody else serves.
+func TestANewProcessWhoseOldOneDiesServes(t *testing.T) {
+	t.Parallel()
+	etcd, web := startWeb(t)
+	n := startUpgradable(t, etcd.Endpoints(), nil)
+	etcd.Stop()
+	if err := syscall.Kill(n.pid, syscall.SIGUSR2); err != nil {
+		t.Fatal(err)
+	}
+	harness.Until(t, "a new process", func() (bool, any) {
+		m := startedPid.FindStringSubmatch(n.log())
+		if m != nil {
+			n.pid, _ = strconv.Atoi(m[1])
+		}
+		return m != nil, n.log()
+	})
+	n.Kill()
+	answers := func(status int) {
+		t.Helper()
+		harness.Until(t, fmt.Sprint("an answer ", status), func() (bool, any) {
+			resp, err := http.Get("http://" + n.listen + "/")
+			if err != nil {
+				return false, err
+			}
+			resp.Body.Close()
+			return resp.StatusCode == status, resp.Status
+		})
+	}
+	answers(http.StatusServiceUnavailable) // as it says without any definitions
+	etcd.Start()
+	answers(http.StatusOK)
+	if web.Requests() == 0 {
+		t.Error("no request came to the backend")
+	}
+	old := n.next() // and it may be upgraded as any
+	waitEnd(t, old)
 }
 
 // The node's own etcd cannot be handed over.
@@ -504,14 +404,8 @@ func TestRestartUnderSocketActivation(t *testing.T) {
 	if harness.Long() {
 		restarts = 20
 	}
-	etcd := harness.StartEtcd(t)
-	web := harness.StartOrigin(t, "web")
-	etcd.Put(webKey, web.Definition())
-	dir, err := os.MkdirTemp("", "activation")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	etcd, _ := startWeb(t)
+	dir := shortDir(t)
 	unix := filepath.Join(dir, "s")
 	var files []*os.File
 	var addresses []net.Addr
@@ -533,14 +427,7 @@ func TestRestartUnderSocketActivation(t *testing.T) {
 		// LISTEN_PID has to be that of the process, which the shell becomes.
 		p := harness.StartProcessWith(t, "node", files, "/bin/sh", []string{"-c", `LISTEN_PID=$$ LISTEN_FDS=2 exec "$0" "$@"`, harness.Roster(t),
 			"node", "--listen", listen, "--listen", "unix://" + unix, "--admin", admin, "--etcd", etcd.Endpoints()}, nil)
-		harness.Until(t, "readiness", func() (bool, any) {
-			resp, err := http.Get("http://" + admin + "/readyz")
-			if err != nil {
-				return !p.Running(), err
-			}
-			resp.Body.Close()
-			return resp.StatusCode == http.StatusOK, resp.Status
-		})
+		waitReady(t, admin)
 		return p
 	}
 	p := start()
@@ -576,9 +463,7 @@ func TestRestartUnderSocketActivation(t *testing.T) {
 func TestSystemdSocketActivate(t *testing.T) {
 	t.Parallel()
 	harness.Require(t, "systemd-socket-activate")
-	etcd := harness.StartEtcd(t)
-	web := harness.StartOrigin(t, "web")
-	etcd.Put(webKey, web.Definition())
+	etcd, _ := startWeb(t)
 	listen, admin := harness.FreeAddress(t), harness.FreeAddress(t)
 	p := harness.StartProcess(t, "systemd-socket-activate", "systemd-socket-activate", []string{"-l", listen, "-l", admin, harness.Roster(t),
 		"node", "--listen", listen, "--admin", admin, "--etcd", etcd.Endpoints()}, nil)

@@ -46,10 +46,8 @@ func (n *Node) drain(ctx context.Context) {
 
 // notify tells the service manager, which listens to the process that serves.
 func (n *Node) notify(state string) {
-	select {
-	case <-n.turn.here:
+	if n.turn.isHere() {
 		n.config.Notify(state)
-	default:
 	}
 }
 

@@ -358,9 +358,18 @@ func (n *Node) serve(ctx, below context.Context, listeners []proxy.Listener) err
 			return nil
 		})
 	}
-	n.turn.accepting.Store(true)
-	if n.config.Predecessor != nil {
-		n.config.Predecessor.Serving()
+	close(n.turn.accepting)
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	if !n.turn.isHere() {
+		g.Go(func() error {
+			if n.config.Predecessor.Serving(ctx) == nil {
+				n.turnIsHere()
+			} else {
+				stop()
+			}
+			return nil
+		})
 	}
 	g.Go(func() error {
 		select {
@@ -537,20 +546,12 @@ func (n *Node) Ready() bool { return n.waiting() == "" }
 
 // waiting says why the node is not ready; empty if it is.
 func (n *Node) waiting() string {
-	closed := func(c chan struct{}) bool {
-		select {
-		case <-c:
-			return true
-		default:
-			return false
-		}
-	}
 	switch {
 	case n.draining.Load() && !n.turn.isOver(): // else whoever asks again is served, by the next process
 		return "draining"
-	case !closed(n.applied):
+	case !isClosed(n.applied):
 		return "no revision of etcd is applied yet"
-	case !closed(n.ready):
+	case !isClosed(n.ready):
 		return "not all backends' probes have answered yet"
 	}
 	return ""

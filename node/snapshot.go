@@ -100,7 +100,13 @@ func (n *Node) applyAndKeep(ctx context.Context) error {
 	}
 	writing, end := context.WithCancel(context.WithoutCancel(ctx))
 	var written sync.WaitGroup
-	written.Go(func() { _ = n.snapshots.Run(writing) })
+	written.Go(func() {
+		select {
+		case <-n.turn.here: // until then an older process writes the file
+			_ = n.snapshots.Run(writing)
+		case <-writing.Done():
+		}
+	})
 	defer written.Wait()
 	defer end()
 	return n.apply(ctx)

@@ -5,8 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"sync/atomic"
 	"time"
+
+	"roster/node/handover"
 )
 
 // firstTable is how long clients wait in the listeners' queues for the first
@@ -20,17 +21,20 @@ const firstAnswers = time.Second
 // turn is this process's time to serve: others may have it before and after.
 type turn struct {
 	here, over chan struct{} // closed when it begins and ends
-	accepting  atomic.Bool   // clients are served
+	accepting  chan struct{} // closed when clients are served
 	upgrades   chan struct{} // holds one that is asked for
 }
 
 func newTurn() turn {
-	return turn{here: make(chan struct{}), over: make(chan struct{}), upgrades: make(chan struct{}, 1)}
+	return turn{here: make(chan struct{}), over: make(chan struct{}), accepting: make(chan struct{}), upgrades: make(chan struct{}, 1)}
 }
 
-func (t *turn) isOver() bool {
+func (t *turn) isHere() bool { return isClosed(t.here) }
+func (t *turn) isOver() bool { return isClosed(t.over) }
+
+func isClosed(c chan struct{}) bool {
 	select {
-	case <-t.over:
+	case <-c:
 		return true
 	default:
 		return false
@@ -51,21 +55,31 @@ func (n *Node) Upgrade() {
 	}
 }
 
-// upgrade does what Upgrade asks for until ctx ends or a new process serves: then it
-// calls superseded.
+// upgrade does what Upgrade asks for, once clients are served and this is the only process
+// that does, until ctx ends or a new process serves: then it calls superseded.
 func (n *Node) upgrade(ctx context.Context, superseded func()) error {
+	for _, soon := range []chan struct{}{n.turn.accepting, n.turn.here} {
+		select {
+		case <-soon:
+		case <-ctx.Done():
+			return nil
+		}
+	}
 	for {
 		select {
 		case <-n.turn.upgrades:
 		case <-ctx.Done():
 			return nil
 		}
-		began := time.Now()
-		pid, err := n.replace(ctx)
 		if ctx.Err() != nil {
 			return nil
 		}
+		began := time.Now()
+		next, err := n.replace(ctx)
 		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
 			n.config.Logger.Error("no upgrade: this process serves on", "error", err)
 			select { // what was asked for meanwhile would fare no better
 			case <-n.turn.upgrades:
@@ -73,37 +87,40 @@ func (n *Node) upgrade(ctx context.Context, superseded func()) error {
 			}
 			continue
 		}
-		n.config.Logger.Info("upgraded: the new process serves, this one drains", "pid", pid, "old_pid", os.Getpid(), "took", time.Since(began))
+		// It serves, whatever is asked of this process meanwhile.
+		n.config.Logger.Info("upgraded: the new process serves, this one drains", "pid", next.Pid(), "old_pid", os.Getpid(), "took", time.Since(began))
 		n.config.Sockets.Release()
 		close(n.turn.over)
-		n.config.Notify(movedTo(pid, n.servingAt()))
+		n.config.Notify(movedTo(next.Pid(), n.servingAt()))
 		superseded()
+		if n.snapshots != nil {
+			n.snapshots.Cede()
+		}
+		next.Leave()
 		return nil
 	}
 }
 
-// replace starts a new process and returns once it serves.
-func (n *Node) replace(ctx context.Context) (pid int, err error) {
+// replace starts a new process and returns it once it serves: it is to be left to itself.
+func (n *Node) replace(ctx context.Context) (*handover.Successor, error) {
 	switch {
 	case n.config.Program == nil:
-		return 0, errors.New("a process cannot be replaced on this system")
+		return nil, errors.New("a process cannot be replaced on this system")
 	case n.config.Embedded != nil:
-		return 0, errors.New("the node's own etcd has its data open: stop the node and start it again, or run etcd by itself and give --etcd")
+		return nil, errors.New("the node's own etcd has its data open: stop the node and start it again, or run etcd by itself and give --etcd")
 	case os.Getpid() == 1:
-		return 0, errors.New("this is the first process of a container, which ends with it: start another container")
-	case !n.turn.accepting.Load():
-		return 0, errors.New("the node does not serve yet: stop it and start it again")
+		return nil, errors.New("this is the first process of a container, which ends with it: start another container")
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, n.config.UpgradeTimeout, errors.New("the new process was not ready within --upgrade-timeout ("+n.config.UpgradeTimeout.String()+")"))
 	defer cancel()
 	passage, err := n.config.Sockets.Pass()
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	next, err := n.config.Program.Start(passage)
 	passage.Close()
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	n.config.Logger.Info("upgrading: a new process starts", "pid", next.Pid(), "program", n.config.Program.Path())
 	if err = next.Ready(ctx); err == nil {
@@ -114,32 +131,43 @@ func (n *Node) replace(ctx context.Context) (pid int, err error) {
 			err = context.Cause(ctx)
 		}
 		next.End()
-		return 0, err
+		return nil, err
 	}
-	pid = next.Pid()
-	next.Leave()
-	return pid, nil
+	return next, nil
 }
 
 // movedTo is what Notify is told when another process serves.
 func movedTo(pid int, status string) string { return fmt.Sprintf("MAINPID=%d\nSTATUS=%s", pid, status) }
 
+// turnIsHere gives an heir what two processes cannot share. An upgrade that was asked for
+// before was meant for the old one, which has had it.
+func (n *Node) turnIsHere() {
+	select {
+	case <-n.turn.upgrades:
+	default:
+	}
+	n.config.Sockets.Adopt()
+	close(n.turn.here)
+}
+
 // awaitTurn waits until this process is to serve. It is false if ctx ends before.
 func (n *Node) awaitTurn(ctx context.Context) bool {
+	log := n.config.Logger
 	if old := n.config.Predecessor; old != nil { // which serves meanwhile
-		select {
-		case <-n.ready:
-		case <-ctx.Done():
+		alone, err := old.Await(ctx, n.ready)
+		if err != nil {
+			if ctx.Err() == nil {
+				log.Warn("not needed", "error", err)
+			}
 			return false
 		}
-		if old.Ready(ctx) != nil {
-			return false
+		if !alone {
+			return true
 		}
-		n.config.Sockets.Adopt()
-		close(n.turn.here)
-		return true
+		log.Warn("the old process has ended: this one takes its place")
+		n.turnIsHere()
 	}
-	log, answers := n.config.Logger, n.config.firstAnswers
+	answers := n.config.firstAnswers
 	if n.config.Sockets.Lent() {
 		answers = max(answers, n.config.ReadyTimeout) // at a restart, when waiting is better than to fail
 	}

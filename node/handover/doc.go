@@ -7,10 +7,11 @@
 //	  <-- ready --      it could serve
 //	  --- go ---->      from here on it does, and so does the old one
 //	  <- serving --     from here on the old one is no longer needed
+//	   -- (end) -->     what they cannot share is the new one's
 //
-// Until the last of these the old process serves, whatever becomes of the new one, which
-// is ended ([Successor.End]) if it takes too long. A new process whose predecessor dies
-// meanwhile serves: it is the only one left.
+// Until the third of these the old process serves, whatever becomes of the new one, which
+// is told to end ([Successor.End]) if it takes too long. A new process whose predecessor
+// dies meanwhile serves: it is the only one left.
 package handover
 
 // envVar has the number of the descriptor on which the two speak.
@@ -21,4 +22,5 @@ const (
 	ready   = 'r'
 	proceed = 'g'
 	serving = 's'
+	remain  = 'n' // from old to new, at any time: the old one serves on
 )

@@ -45,8 +45,10 @@ type Predecessor struct{}
 // Find returns nil: there is none on this system.
 func Find() (*Predecessor, error) { return nil, nil }
 
-// Ready says that this process could serve.
-func (p *Predecessor) Ready(ctx context.Context) error { return ctx.Err() }
+// Await waits until this process is to serve.
+func (p *Predecessor) Await(ctx context.Context, _ <-chan struct{}) (alone bool, err error) {
+	return true, ctx.Err()
+}
 
 // Serving says that it does.
-func (p *Predecessor) Serving() {}
+func (p *Predecessor) Serving(ctx context.Context) error { return ctx.Err() }

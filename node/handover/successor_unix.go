@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -95,7 +96,7 @@ func (s *Successor) Pid() int { return s.cmd.Process.Pid }
 // ctx does.
 func (s *Successor) Ready(ctx context.Context) error { return s.hear(ctx, ready) }
 
-// Go lets it serve, and returns nil once it does.
+// Go lets it serve, and returns nil once it does: it has to be left to itself then.
 func (s *Successor) Go(ctx context.Context) error {
 	if _, err := s.control.Write([]byte{proceed}); err != nil {
 		return s.ended()
@@ -137,13 +138,16 @@ func (s *Successor) wait() {
 // End ends it, in good order if it can.
 func (s *Successor) End() {
 	if s.cmd.ProcessState == nil {
-		s.cmd.Process.Signal(syscall.SIGTERM) // before it hears that it is alone
+		// It is told so, and that it is not alone: it may be the child of a script, which
+		// gets the signal in its place.
+		s.control.Write([]byte{remain})
+		s.cmd.Process.Signal(syscall.SIGTERM)
 		s.wait()
 	}
 	s.control.Close()
 }
 
-// Leave leaves it to itself.
+// Leave leaves it to itself, and to it what two processes cannot share.
 func (s *Successor) Leave() {
 	s.cmd.Process.Release()
 	s.control.Close()
@@ -171,19 +175,49 @@ func Find() (*Predecessor, error) {
 	return &Predecessor{os.NewFile(uintptr(fd), "predecessor")}, nil
 }
 
-// Ready says that this process could serve, and returns nil once it is to: the old process
-// says so, or has died. The only error is ctx's.
-func (p *Predecessor) Ready(ctx context.Context) error {
-	if _, err := p.control.Write([]byte{ready}); err == nil {
-		hear(ctx, p.control)
+var errRemains = errors.New("handover: the old process serves on")
+
+// Await says, once could is closed, that this process could serve, and returns without an
+// error when it is to: the old process says so, or has died, and this one is alone. That it
+// is as soon as the other one is gone, be it ready or not. It is an error if the old process
+// serves on, or ctx ends.
+func (p *Predecessor) Await(ctx context.Context, could <-chan struct{}) (alone bool, err error) {
+	heard := make(chan struct{})
+	var said sync.WaitGroup
+	said.Go(func() {
+		select {
+		case <-could:
+			p.control.Write([]byte{ready})
+		case <-heard:
+		}
+	})
+	got, err := hear(ctx, p.control)
+	close(heard)
+	said.Wait()
+	switch {
+	case ctx.Err() != nil:
+		return false, ctx.Err()
+	case err != nil:
+		return true, nil
+	case got != proceed:
+		return false, errRemains
 	}
-	return ctx.Err()
+	return false, nil
 }
 
-// Serving says that it does, and ends the conversation.
-func (p *Predecessor) Serving() {
+// Serving says that this process does, ends the conversation, and returns nil once the old
+// one has left it to itself, or has died. It is an error if that serves on, or ctx ends.
+func (p *Predecessor) Serving(ctx context.Context) error {
+	defer p.control.Close()
 	p.control.Write([]byte{serving})
-	p.control.Close()
+	_, err := hear(ctx, p.control)
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case err == nil:
+		return errRemains
+	}
+	return nil
 }
 
 // hear reads what the other one says.

@@ -14,6 +14,9 @@
 // Whoever applies changes is never kept waiting: Applied appends to a list. The cost of
 // writing is in proportion to what exists, which is why it is bounded over time.
 //
+// Two processes may follow each other with one file: once Cede has returned, nothing that
+// the first one has yet to write, or is writing, comes to be the file.
+//
 // The file has the keys of certificates and the fleet's secret, as etcd has them. It is
 // made for its owner alone (mode 0600), and not read if others may write it.
 //

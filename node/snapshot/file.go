@@ -85,7 +85,8 @@ func ours(file, prefix string) error {
 const between = ".tmp-"
 
 // replace writes a file whole, or leaves it as it was, and says how many bytes it has now.
-func replace(file string, write func(io.Writer) error) (size int64, err error) {
+// rename has the last word.
+func replace(file string, write func(io.Writer) error, rename func(from, to string) error) (size int64, err error) {
 	f, err := os.CreateTemp(filepath.Dir(file), filepath.Base(file)+between+"*") // of mode 0600
 	if err != nil {
 		return 0, err
@@ -108,7 +109,7 @@ func replace(file string, write func(io.Writer) error) (size int64, err error) {
 	if err = f.Close(); err != nil {
 		return 0, err
 	}
-	if err = os.Rename(f.Name(), file); err != nil {
+	if err = rename(f.Name(), file); err != nil {
 		return 0, err
 	}
 	return size, syncFolder(filepath.Dir(file))

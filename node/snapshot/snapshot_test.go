@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -300,6 +301,66 @@ func TestTheEndWritesWhatWasApplied(t *testing.T) {
 	})
 }
 
+// TestAFileIsCededForGood: neither what is written just then, nor what there is to write at
+// the end, comes over what the next process writes.
+func TestAFileIsCededForGood(t *testing.T) {
+	inBubble(t, func(r *rig) {
+		r.current.Store(true)
+		r.Applied(put(2, item("a", 2, "1")))
+		r.writes(1)
+		r.Applied(put(3, item("b", 3, "2")))
+		old := r.Writer
+		old.Cede()
+		r.stop()
+		r.writes(1)
+		r.run()
+		r.Applied(put(9, item("c", 9, "3")))
+		r.writes(1)
+		old.take()
+		old.write(guard.Keeping{}) // as if it had begun before
+		if st := old.Status(); st.Writes != 1 || st.Failures > 0 || st.Error != "" {
+			t.Errorf("status of the first = %+v", st)
+		}
+		if p := r.read(); p.Revision != 9 || len(p.Items) != 1 || p.Items[0].Key.Name != "c" {
+			t.Errorf("file = %+v, want the second process's", p)
+		}
+		r.whole()
+	})
+}
+
+// TestAFileIsCededWhileItIsWritten, at any moment of that.
+func TestAFileIsCededWhileItIsWritten(t *testing.T) {
+	t.Parallel()
+	for round := range 20 {
+		dir := t.TempDir()
+		of := func(revision int64) *Writer {
+			w := New(Config{File: filepath.Join(dir, "snapshot"), Prefix: "/roster/", Logger: slog.New(slog.DiscardHandler)})
+			w.Applied(put(revision, item("a", revision, "1")))
+			w.take()
+			return w
+		}
+		first, second := of(2), of(3)
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			for writes := uint64(0); first.Status().Writes == writes; writes++ { // until it is refused
+				first.write(guard.Keeping{})
+			}
+		})
+		for range round * 100 {
+			runtime.Gosched()
+		}
+		first.Cede()
+		second.write(guard.Keeping{})
+		wg.Wait()
+		if p, _, err := Read(first.cfg.File, "/roster/"); err != nil || p.Revision != 3 {
+			t.Fatalf("round %d: %+v, %v, want the second process's", round, p, err)
+		}
+		if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
+			t.Errorf("%v, %v, want the file alone", entries, err)
+		}
+	}
+}
+
 func TestAFileOf20MBIsWrittenEvery20Seconds(t *testing.T) {
 	inBubble(t, func(r *rig) {
 		value := strings.Repeat("v", 20*PerSecond/100)
@@ -441,7 +502,7 @@ func TestAWriteThatEndsHalfWayLeavesTheOlderFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	broken := errors.New("no space left on device")
-	if _, err := replace(file, func(w io.Writer) error { w.Write(older[:50]); return broken }); err != broken {
+	if _, err := replace(file, func(w io.Writer) error { w.Write(older[:50]); return broken }, os.Rename); err != broken {
 		t.Errorf("error = %v, want %v", err, broken)
 	}
 	if data, err := os.ReadFile(file); err != nil || !bytes.Equal(data, older) {

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"maps"
+	"os"
 	"strings"
 	"sync"
 	"time"
@@ -41,7 +42,7 @@ type Config struct {
 	Logger  *slog.Logger
 }
 
-// Writer writes a file. Applied is for one goroutine, Status for any.
+// Writer writes a file. Applied is for one goroutine, Cede and Status for any.
 type Writer struct {
 	cfg  Config
 	wake chan struct{} // holds a token while pending is not empty
@@ -60,7 +61,12 @@ type Writer struct {
 	asked   bool                       // what is held is wanted with the next change
 	answer  *guard.Keeping             // as of newest
 	status  Status
+
+	renaming sync.Mutex    // held while what was written becomes the file
+	ceded    chan struct{} // closed once nothing is to any more
 }
+
+var errCeded = errors.New("the file is another process's")
 
 // Status is how a writer has fared.
 type Status struct {
@@ -74,7 +80,7 @@ type Status struct {
 
 // New returns a writer that has nothing yet.
 func New(cfg Config) *Writer {
-	return &Writer{cfg: cfg, wake: make(chan struct{}, 1), items: make(map[store.Key]watcher.Item), pending: make(map[store.Key]watcher.Item)}
+	return &Writer{cfg: cfg, wake: make(chan struct{}, 1), ceded: make(chan struct{}), items: make(map[store.Key]watcher.Item), pending: make(map[store.Key]watcher.Item)}
 }
 
 // Applied says that a change is in effect: the one that came from the watcher, before
@@ -105,6 +111,24 @@ func (w *Writer) Applied(c watcher.Change) {
 	}
 }
 
+// Cede leaves the file to another process, for good. Call it once.
+func (w *Writer) Cede() {
+	w.renaming.Lock()
+	defer w.renaming.Unlock()
+	close(w.ceded)
+}
+
+func (w *Writer) rename(from, to string) error {
+	w.renaming.Lock()
+	defer w.renaming.Unlock()
+	select {
+	case <-w.ceded:
+		return errCeded
+	default:
+		return os.Rename(from, to)
+	}
+}
+
 // Status is a copy.
 func (w *Writer) Status() Status {
 	w.mu.Lock()
@@ -112,8 +136,8 @@ func (w *Writer) Status() Status {
 	return w.status
 }
 
-// Run writes until ctx ends, and then what there is yet to write. It returns nil. Changes
-// that come after that are not written.
+// Run writes until ctx ends, and then what there is yet to write; or until the file is
+// ceded. It returns nil. Changes that come after that are not written.
 func (w *Writer) Run(ctx context.Context) error {
 	sweep(w.cfg.File)
 	if err := ours(w.cfg.File, w.cfg.Prefix); err != nil {
@@ -124,6 +148,8 @@ func (w *Writer) Run(ctx context.Context) error {
 	defer refresh.Stop()
 	for {
 		select {
+		case <-w.ceded:
+			return nil
 		case <-ctx.Done():
 			w.take()
 			if w.dirty || w.last.Revision > 0 && w.cfg.Current() {
@@ -201,9 +227,12 @@ func (w *Writer) write(holding guard.Keeping) (pause time.Duration) {
 	err := ours(w.cfg.File, w.cfg.Prefix)
 	var size int64
 	if err == nil {
-		size, err = replace(w.cfg.File, func(out io.Writer) error { return encode(out, p, len(w.items), maps.Values(w.items)) })
+		size, err = replace(w.cfg.File, func(out io.Writer) error { return encode(out, p, len(w.items), maps.Values(w.items)) }, w.rename)
 	}
 	pause = time.Duration(float64(size) / PerSecond * float64(time.Second))
+	if err == errCeded {
+		return 0
+	}
 	if err != nil {
 		w.failed(err)
 		return pause
