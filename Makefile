@@ -59,7 +59,7 @@ e2e: ## Run the end-to-end tests: the built binary, real etcd, real sockets
 	$(GO) test -count=1 $(RACE) -timeout 20m ./e2e/...
 
 # The tests that have a long form.
-LONG := TestFaults|TestSoak|TestIdleNodesLeaveEtcdStill|TestEtcdStoppedUnderTraffic|TestAPutIsServedByEveryNodeThatIsAskedForItsRevision
+LONG := TestFaults|TestSoak|TestIdleNodesLeaveEtcdStill|TestEtcdStoppedUnderTraffic|TestOneEndpointOfThreeIsEnough|TestAPutIsServedByEveryNodeThatIsAskedForItsRevision|TestUpgradeLosesNoRequest|TestRestartUnderSocketActivation|TestRollingRestartLosesNoRequest
 
 e2e-long: ## Run the long form of the end-to-end tests that have one, three quarters of an hour
 	ROSTER_E2E_LONG=1 $(GO) test -count=1 $(RACE) -timeout 90m -v -run '^($(LONG))$$' ./e2e

@@ -32,9 +32,19 @@ func (f *Fleet) Read(ctx context.Context, s *store.Store) error {
 func differ(revision int64, digests map[string][]string) error {
 	var groups []string
 	for _, digest := range slices.Sorted(maps.Keys(digests)) {
-		groups = append(groups, fmt.Sprintf("%s (%s)", digest, strings.Join(digests[digest], ", ")))
+		groups = append(groups, fmt.Sprintf("%s (%s)", digest, few(digests[digest])))
 	}
 	return errors.New("nodes differ at revision " + fmt.Sprint(revision) + ": " + strings.Join(groups, " and "))
+}
+
+// few is some names, and how many more there are: a line of fifty says less than one of ten.
+func few(names []string) string {
+	const most = 10
+	text := strings.Join(names[:min(len(names), most)], ", ")
+	if more := len(names) - most; more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	return text
 }
 
 // memberFaults says what is wrong with members.
@@ -128,6 +138,9 @@ func (f *Fleet) writeMembers(w io.Writer) {
 	if more := len(f.Members) - shown; more > 0 {
 		fmt.Fprintf(w, "and %d more: roster status -o json has them all\n", more)
 	}
+	if len(f.Members) > atAGlance {
+		fmt.Fprintln(w, f.summary())
+	}
 	levels := map[int][]string{}
 	for _, m := range f.Members {
 		if m.Presence != nil {
@@ -138,7 +151,7 @@ func (f *Fleet) writeMembers(w io.Writer) {
 	if of := slices.Sorted(maps.Keys(levels)); len(of) > 1 {
 		least := levels[of[0]]
 		fmt.Fprintf(w, "definition levels %d to %d: what needs more than %d is refused until %s %s updated\n", of[0], of[len(of)-1], of[0],
-			strings.Join(least[:min(len(least), shown)], ", "), map[bool]string{true: "is", false: "are"}[len(least) == 1])
+			few(least), map[bool]string{true: "is", false: "are"}[len(least) == 1])
 	}
 	rejected := map[string][]string{}
 	for _, m := range f.Members {
@@ -155,11 +168,37 @@ func (f *Fleet) writeMembers(w io.Writer) {
 		}
 	}
 	for _, key := range slices.Sorted(maps.Keys(rejected)) {
-		fmt.Fprintf(w, "rejected by %s: %s\n", strings.Join(rejected[key], ", "), key)
+		fmt.Fprintf(w, "rejected by %s: %s\n", few(rejected[key]), key)
 	}
 	if len(f.Nodes) > 0 {
 		fmt.Fprintln(w)
 	}
+}
+
+// atAGlance is how many lines of members need no sum.
+const atAGlance = 10
+
+// summary says how many members are in which state, the worst first, and how many of those
+// that tell lag behind.
+func (f *Fleet) summary() string {
+	counts := map[presence.MemberState]int{}
+	behind, most := 0, int64(0)
+	for _, m := range f.Members {
+		counts[m.State]++
+		if m.State != presence.IsUnknown && m.Lag > 0 {
+			behind++
+			most = max(most, m.Lag)
+		}
+	}
+	var states []string
+	for _, s := range slices.SortedFunc(maps.Keys(counts), presence.MemberState.Worse) {
+		states = append(states, fmt.Sprintf("%d %s", counts[s], s))
+	}
+	text := fmt.Sprintf("%d members: %s", len(f.Members), strings.Join(states, ", "))
+	if behind > 0 {
+		text += fmt.Sprintf("; %d lag behind, by at most %d revisions", behind, most)
+	}
+	return text
 }
 
 // asked says whether a node has answered for itself, in more words.
