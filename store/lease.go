@@ -46,7 +46,7 @@ func (s *Store) KeepAlive(ctx context.Context, lease int64) <-chan struct{} {
 	go func() {
 		defer close(ended)
 		ends := time.Now().Add(s.timeout) // until its time is known
-		for s.keepAlive(ctx, lease, &ends) && time.Now().Before(ends) {
+		for ctx.Err() == nil && s.keepAlive(ctx, lease, &ends) && time.Now().Before(ends) {
 			select {
 			case <-ctx.Done():
 			case <-time.After(keepAlivePause):
