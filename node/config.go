@@ -131,8 +131,11 @@ type Config struct {
 	// Notify is told how the node fares, in the words of sd_notify(3): READY=1 once it is
 	// ready, STOPPING=1 when it begins to drain, STATUS for people. Nil: nobody.
 	Notify func(state string)
-	// Logger gets everything worth a line. Nil discards.
+	// Logger gets everything worth a line, also from threads that serve clients: it must
+	// not wait. Nil discards.
 	Logger *slog.Logger
+	// LogDropped is how many lines of it were dropped. Nil: none are.
+	LogDropped func() uint64
 }
 
 // Validate reports all values that cannot be meant.
@@ -221,6 +224,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.firstAnswers == 0 {
 		c.firstAnswers = firstAnswers
+	}
+	if c.LogDropped == nil {
+		c.LogDropped = func() uint64 { return 0 }
 	}
 	if c.Notify == nil {
 		c.Notify = func(string) {}

@@ -127,6 +127,7 @@ var (
 	certStale    = desc("certificate_files_stale", "Certificate files that hold something that cannot be used; what was loaded before is in effect.")
 	logged       = desc("access_log_lines_total", "Lines written to the access log.")
 	tracedSpans  = desc("tracing_spans_total", "Spans of sampled requests: exported; failed, the collector did not take them; dropped, too many were waiting for it.", "result")
+	selfDropped  = desc("log_dropped_total", "Lines of the node's own log that were dropped because the standard error did not keep up.")
 	logDropped   = desc("access_log_dropped_total", "Lines of the access log that were dropped because its output did not keep up.")
 	allActive    = desc("backends_requests_active", "Requests in progress, over all backends.")
 	allQueued    = desc("backends_requests_queued", "Requests waiting for a slot, over all backends.")
@@ -245,6 +246,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		count(certFailures, st.Failures)
 		gauge(certStale, float64(st.Stale))
 	}
+	count(selfDropped, n.config.LogDropped())
 	if log := n.log.Load(); log != nil {
 		count(logged, log.Written())
 		count(logDropped, log.Dropped())

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"roster/cmd/roster/internal/backlog"
 	"roster/cmd/roster/internal/manifest"
 	"roster/cmd/roster/internal/settings"
 	"roster/node"
@@ -126,7 +127,9 @@ environment, and that over the file:
 				cfg.Embedded = &embedded.Config{Dir: data, Listen: embeddedListen}
 			}
 			cfg.Version = version()
-			cfg.Logger = slog.New(slog.NewTextHandler(s.err, &slog.HandlerOptions{Level: &level}))
+			lines := backlog.New(s.err)
+			defer lines.Close()
+			cfg.Logger, cfg.LogDropped = slog.New(slog.NewTextHandler(lines, &slog.HandlerOptions{Level: &level})), lines.Dropped
 			if cfg.Embedded != nil {
 				cfg.Embedded.Logger = cfg.Logger
 			}
