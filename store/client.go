@@ -30,8 +30,10 @@ type Store struct {
 	unreachable time.Duration
 	page        int
 	login       login
+	tls         *credentials // nil: without
 	opening     atomic.Bool  // no request leaves yet, see dial.go
 	streams     atomic.Int64 // of watches that were opened, see follow.go
+	follows     atomic.Int64 // calls of Follow
 
 	closing sync.Once
 	closed  error
@@ -46,10 +48,10 @@ func Open(cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, multierror.Prefix(err, "store:")
 	}
-	s := &Store{prefix: n.Prefix, timeout: n.RequestTimeout, unreachable: n.UnreachableTimeout, page: n.PageSize, login: login{user: n.User != "", password: n.Password, file: n.PasswordFile}}
+	s := &Store{prefix: n.Prefix, timeout: n.RequestTimeout, unreachable: n.UnreachableTimeout, page: n.PageSize, login: login{user: n.User, password: n.Password, file: n.PasswordFile}}
 	options := []grpc.DialOption{
 		grpc.WithChainUnaryInterceptor(s.intercept),
-		grpc.WithChainStreamInterceptor(s.count),
+		grpc.WithChainStreamInterceptor(s.interceptStream),
 		grpc.WithStatsHandler(sentMarker{}),
 		grpc.WithConnectParams(grpc.ConnectParams{ // gRPC's own are 120s and 20s
 			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
@@ -57,7 +59,8 @@ func Open(cfg Config) (*Store, error) {
 		}),
 	}
 	if strings.HasPrefix(n.Endpoints[0], "https:") {
-		options = append(options, grpc.WithTransportCredentials(n.credentials()))
+		s.tls = n.credentials()
+		options = append(options, grpc.WithTransportCredentials(s.tls))
 	}
 	s.opening.Store(true)
 	s.client, err = clientv3.New(clientv3.Config{

@@ -6,16 +6,22 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	grpccredentials "google.golang.org/grpc/credentials"
 )
 
 // credentials is TLS with files that are read again for each connection.
-type credentials struct{ ca, cert, key string }
+type credentials struct {
+	ca, cert, key string
+
+	failed atomic.Pointer[string] // what was said of the last handshake that failed
+}
 
 func (c *credentials) load() (*tls.Config, error) {
 	cfg := &tls.Config{MinVersion: tls.VersionTLS12}
@@ -26,18 +32,22 @@ func (c *credentials) load() (*tls.Config, error) {
 		}
 		cfg.RootCAs = x509.NewCertPool()
 		if !cfg.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("etcd CA: no certificate in %s", c.ca)
+			return nil, fmt.Errorf("etcd CA: no certificate in %s, want some in PEM", c.ca)
 		}
 	}
 	switch {
 	case c.cert == "" && c.key != "":
-		return nil, errors.New("the key of a client certificate for etcd without the certificate")
+		return nil, fmt.Errorf("the key of a client certificate for etcd without the certificate: --etcd-key %s needs an --etcd-cert", c.key)
 	case c.cert != "" && c.key == "":
-		return nil, errors.New("a client certificate for etcd without its key")
+		return nil, fmt.Errorf("a client certificate for etcd without its key: --etcd-cert %s needs an --etcd-key", c.cert)
 	case c.cert != "":
 		pair, err := tls.LoadX509KeyPair(c.cert, c.key)
-		if err != nil {
+		var file *fs.PathError // which names it
+		switch {
+		case errors.As(err, &file):
 			return nil, fmt.Errorf("client certificate for etcd: %w", err)
+		case err != nil:
+			return nil, fmt.Errorf("client certificate for etcd: %w (certificate %s, key %s)", err, c.cert, c.key)
 		}
 		cfg.Certificates = []tls.Certificate{pair}
 	}
@@ -47,7 +57,7 @@ func (c *credentials) load() (*tls.Config, error) {
 func (c *credentials) ClientHandshake(ctx context.Context, authority string, conn net.Conn) (net.Conn, grpccredentials.AuthInfo, error) {
 	cfg, err := c.load()
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, c.fail(err)
 	}
 	h := handshake{files: c, member: authority}
 	if remote := conn.RemoteAddr().String(); remote != authority {
@@ -70,9 +80,16 @@ type handshake struct {
 	own    *x509.Certificate // nil: none
 }
 
-// explain says of an error of TLS whose certificate it is about, and why: the member's,
-// which we refuse, or ours, which the member does.
+// explain says of an error of TLS whose certificate it is about, why, and what may mend it:
+// the member's, which we refuse, or ours, which the member does.
 func (h handshake) explain(err error) error {
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("TLS with %s: %w", h.member, err)
+	}
+	return h.files.fail(h.refusal(err))
+}
+
+func (h handshake) refusal(err error) error {
 	var verification *tls.CertificateVerificationError
 	if errors.As(err, &verification) {
 		whose, with := "", "the CAs of the system"
@@ -82,23 +99,52 @@ func (h handshake) explain(err error) error {
 		if h.files.ca != "" {
 			with = "the CA file " + h.files.ca
 		}
-		return fmt.Errorf("the server certificate%s of etcd at %s is refused: %w (verified with %s)", whose, h.member, verification.Err, with)
+		return fmt.Errorf("the server certificate%s of etcd at %s is refused: %w (verified with %s)%s", whose, h.member, verification.Err, with, remedy(verification.Err))
 	}
 	var alert *net.OpError
-	if !errors.As(err, &alert) || alert.Op != "remote error" || !strings.Contains(alert.Error(), "certificate") {
-		return fmt.Errorf("TLS with %s: %w", h.member, err)
+	if !errors.As(err, &alert) || alert.Op != "remote error" {
+		return fmt.Errorf("TLS with %s: %w; if that etcd speaks no TLS, leave out --etcd-ca, --etcd-cert, --etcd-key and https://", h.member, err)
 	}
-	if h.own == nil {
-		return fmt.Errorf("etcd at %s wants a client certificate, and none is given: %w", h.member, alert)
+	// Up to TLS 1.2, one who is not shown a certificate may only say that it goes no further.
+	if h.own == nil && (strings.Contains(alert.Error(), "certificate") || strings.Contains(alert.Error(), "handshake failure")) {
+		return fmt.Errorf("etcd at %s wants a client certificate, and none is given: %w; --etcd-cert and --etcd-key name one", h.member, alert)
 	}
-	validity := ""
+	if h.own == nil || !strings.Contains(alert.Error(), "certificate") {
+		return fmt.Errorf("TLS with %s: %w", h.member, alert)
+	}
+	validity, what := "", "it has to be of a CA that etcd trusts (etcd's --trusted-ca-file)"
 	switch now := time.Now(); {
 	case now.After(h.own.NotAfter):
-		validity = ", it ended at " + h.own.NotAfter.UTC().Format(time.RFC3339)
+		validity, what = ", it ended at "+h.own.NotAfter.UTC().Format(time.RFC3339), "put a new one in that file"
 	case now.Before(h.own.NotBefore):
-		validity = ", it begins at " + h.own.NotBefore.UTC().Format(time.RFC3339)
+		validity, what = ", it begins at "+h.own.NotBefore.UTC().Format(time.RFC3339), "is the clock right?"
 	}
-	return fmt.Errorf("etcd at %s refuses the client certificate %s of %s%s: %w", h.member, name(h.own), h.files.cert, validity, alert)
+	return fmt.Errorf("etcd at %s refuses the client certificate %s of %s%s: %w; %s", h.member, name(h.own), h.files.cert, validity, alert, what)
+}
+
+// remedy is what may mend that a server's certificate is refused.
+func remedy(err error) string {
+	var (
+		unknown x509.UnknownAuthorityError
+		invalid x509.CertificateInvalidError
+		host    x509.HostnameError
+	)
+	switch {
+	case errors.As(err, &unknown):
+		return "; --etcd-ca has to name a file with the CA that issued it"
+	case errors.As(err, &host):
+		return "; --etcd has to have a name that the certificate is for"
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		return "; etcd needs a new one, if the clock is right"
+	}
+	return ""
+}
+
+// fail notes what is said of a handshake, as gRPC keeps of an error only what it says.
+func (c *credentials) fail(err error) error {
+	text := err.Error()
+	c.failed.Store(&text)
+	return err
 }
 
 // name says which certificate one is.

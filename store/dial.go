@@ -74,7 +74,7 @@ func (s *Store) intercept(ctx context.Context, method string, req, reply any, cc
 			}
 			return err
 		}
-	case s.login.user && !s.login.done.Load():
+	case s.login.user != "" && !s.login.done.Load():
 		// This has the client log in first. Without a token etcd would take us for whom our
 		// certificate names, if we have one, and refuse what the user may do.
 		return rpctypes.ErrGRPCUserEmpty

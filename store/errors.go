@@ -33,6 +33,10 @@ var (
 	// written, unless it is ErrOutcomeUnknown too.
 	ErrUnavailable = errors.New("etcd does not answer")
 
+	// ErrTLS: etcd and we come to no connection with TLS, because one refuses the other's
+	// certificate or does not speak it. It is ErrUnavailable too.
+	ErrTLS = fmt.Errorf("%w with TLS", ErrUnavailable)
+
 	// ErrOutcomeUnknown: the write was sent and no answer came, so it may have
 	// been done, or may be yet. To know, read the key; to be safe, write with
 	// IfRevision, which a repetition cannot do twice. It is ErrUnavailable too.
@@ -92,6 +96,63 @@ func (e *TooLargeError) Error() string {
 		size, limit, usual, flag)
 }
 
+// Tracked is for requests by Client: the context is one to make them with, and explain makes
+// of their error one that says why no member answered, or whom it refuses, as those of a
+// Store's methods do. Others it returns as they are.
+func (s *Store) Tracked(ctx context.Context) (tracked context.Context, explain func(error) error) {
+	c := &call{start: time.Now()}
+	return context.WithValue(ctx, callKey{}, c), func(err error) error {
+		c.mu.Lock()
+		sent, last := c.sent, c.last
+		c.mu.Unlock()
+		switch denied := s.denied(err); {
+		case denied != nil:
+			return denied
+		case last == nil || isAnswer(err):
+		case !errors.Is(err, context.Canceled) || strings.Contains(last.Error(), balancerError):
+			return s.unavailable(ErrUnavailable, last, sent, c.start)
+		}
+		return err
+	}
+}
+
+func isAnswer(err error) bool {
+	var answer rpctypes.EtcdError
+	return errors.As(rpctypes.Error(err), &answer)
+}
+
+// denied is ErrDenied if etcd's answer is that, else nil.
+func (s *Store) denied(err error) error {
+	var answer rpctypes.EtcdError
+	if !errors.As(rpctypes.Error(err), &answer) {
+		return nil
+	}
+	switch answer {
+	case rpctypes.ErrUserEmpty:
+		return fmt.Errorf("%w: it wants a user and a password, or a client certificate", ErrDenied)
+	case rpctypes.ErrAuthFailed:
+		return fmt.Errorf("%w: %w (%s)", ErrDenied, answer, &s.login)
+	case rpctypes.ErrPermissionDenied, rpctypes.ErrPermissionNotGranted, rpctypes.ErrInvalidAuthToken, rpctypes.ErrUserNotFound:
+		return fmt.Errorf("%w: %w%s", ErrDenied, answer, s.who())
+	}
+	return nil
+}
+
+// who says whom etcd takes us for, in brackets.
+func (s *Store) who() string {
+	if s.login.user != "" {
+		return fmt.Sprintf(" (user %s)", s.login.user)
+	}
+	if s.tls == nil || s.tls.cert == "" {
+		return ""
+	}
+	cfg, err := s.tls.load()
+	if err != nil {
+		return ""
+	}
+	return fmt.Sprintf(" (user %s, by the client certificate %s)", cfg.Certificates[0].Leaf.Subject.CommonName, s.tls.cert)
+}
+
 // fault makes an error of a request that failed what the package promises. It
 // is nil if err is.
 func (s *Store) fault(ctx context.Context, c *call, err error, write bool) error {
@@ -105,17 +166,14 @@ func (s *Store) fault(ctx context.Context, c *call, err error, write bool) error
 	var answer rpctypes.EtcdError
 	if errors.Is(err, ErrDenied) { // by ourselves: there is no password
 		return err
+	} else if denied := s.denied(err); denied != nil {
+		return denied
 	} else if errors.As(rpctypes.Error(err), &answer) {
 		switch answer {
 		case rpctypes.ErrCompacted:
 			return ErrCompacted
 		case rpctypes.ErrFutureRev:
 			return ErrFuture
-		case rpctypes.ErrUserEmpty:
-			return fmt.Errorf("%w: it wants a user and a password, or a client certificate", ErrDenied)
-		case rpctypes.ErrAuthFailed, rpctypes.ErrPermissionDenied, rpctypes.ErrPermissionNotGranted,
-			rpctypes.ErrInvalidAuthToken, rpctypes.ErrUserNotFound:
-			return fmt.Errorf("%w: %w", ErrDenied, answer)
 		}
 		if answer.Code() != codes.Unavailable {
 			return answer // a plain no: nothing was done
@@ -143,22 +201,14 @@ func (s *Store) fault(ctx context.Context, c *call, err error, write bool) error
 	if last == nil {
 		last = err
 	}
-	return &unavailable{sentinel, last, sent, time.Since(c.start)}
+	return s.unavailable(sentinel, last, sent, c.start)
 }
 
 // unavailable tells a network's story in few words; gRPC wraps it in many.
-type unavailable struct {
-	sentinel, cause error
-	sent            bool
-	waited          time.Duration
-}
-
-func (e *unavailable) Unwrap() []error { return []error{e.sentinel, e.cause} }
-
-func (e *unavailable) Error() string {
-	st, ok := status.FromError(e.cause)
+func (s *Store) unavailable(sentinel, cause error, sent bool, began time.Time) error {
+	st, ok := status.FromError(cause)
 	if !ok {
-		return fmt.Sprintf("%v: %v", e.sentinel, e.cause)
+		return fmt.Errorf("%w: %w", sentinel, cause)
 	}
 	text := strings.TrimPrefix(st.Message(), balancerError)
 	if before, quoted, found := strings.Cut(text, `desc = "`); found && strings.HasPrefix(before, "connection error") {
@@ -166,16 +216,38 @@ func (e *unavailable) Error() string {
 			text, _ = strconv.Unquote(q)
 		}
 	}
+	preface := false
 	for _, wrapping := range []string{"transport: ", "authentication handshake failed: ", "Error while dialing: ",
 		"failed to write client preface: ", "error reading server preface: "} {
-		text = strings.TrimPrefix(text, wrapping)
+		var found bool
+		text, found = strings.CutPrefix(text, wrapping)
+		preface = preface || found && strings.Contains(wrapping, "preface")
 	}
 	switch {
 	case st.Code() != codes.DeadlineExceeded && st.Code() != codes.Canceled || strings.HasPrefix(st.Message(), balancerError):
-	case e.sent:
-		text = fmt.Sprintf("no answer in %v", e.waited.Round(100*time.Millisecond))
+	case sent:
+		text = fmt.Sprintf("no answer in %v", time.Since(began).Round(100*time.Millisecond))
 	default:
-		text = fmt.Sprintf("no connection in %v", e.waited.Round(100*time.Millisecond))
+		text = fmt.Sprintf("no connection in %v", time.Since(began).Round(100*time.Millisecond))
 	}
-	return fmt.Sprintf("%v: %s", e.sentinel, text)
+	e := &unavailable{text: text, is: []error{sentinel, cause}}
+	switch {
+	case s.tls == nil && preface && (text == "EOF" || strings.HasSuffix(text, "connection reset by peer")):
+		// What else may listen there says something, or waits.
+		e.text = fmt.Sprintf("the connection to %s ends at once: %s; if that etcd wants TLS, --etcd-ca or https:// turn it on", strings.Join(s.client.Endpoints(), ","), text)
+		e.is = append(e.is, ErrTLS)
+	case s.tls != nil:
+		if failed := s.tls.failed.Load(); failed != nil && *failed == text {
+			e.is = append(e.is, ErrTLS)
+		}
+	}
+	return e
 }
+
+type unavailable struct {
+	text string
+	is   []error // the first of them is said
+}
+
+func (e *unavailable) Unwrap() []error { return e.is }
+func (e *unavailable) Error() string   { return fmt.Sprintf("%v: %s", e.is[0], e.text) }

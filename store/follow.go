@@ -10,6 +10,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
 )
 
 // An Event is what a revision did to one key. Of a key that was deleted, by somebody or
@@ -87,7 +88,10 @@ func (s *Store) Follow(ctx context.Context, r Range, from, to int64, f func(revi
 		return nil
 	}
 	from = max(from, 1) // 0 is now, to etcd
-	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
+	// A stream of its own, which etcd's client has for each metadata: on one that was another's,
+	// an answer to what that one asked may still come.
+	ctx = metadata.AppendToOutgoingContext(clientv3.WithRequireLeader(ctx), "follow", fmt.Sprint(s.follows.Add(1)))
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // ends the watch
 	key, end := s.within(r)
 	opts := []clientv3.OpOption{clientv3.WithRev(from)}
@@ -155,12 +159,18 @@ const progressPause = 20 * time.Millisecond
 // streamPause is between two looks at whether a watch that is silent has its stream yet.
 const streamPause = 500 * time.Millisecond
 
-// count counts the streams that watches have.
-func (s *Store) count(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+// interceptStream counts the streams that watches have, and sees why one cannot be opened.
+func (s *Store) interceptStream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
 	if method == "/etcdserverpb.Watch/Watch" {
 		s.streams.Add(1)
 	}
-	return open(ctx, desc, cc, method, opts...)
+	stream, err := open(ctx, desc, cc, method, opts...)
+	if c := callOf(ctx); c != nil && err != nil {
+		c.mu.Lock()
+		c.last = err
+		c.mu.Unlock()
+	}
+	return stream, err
 }
 
 // tell calls f with the revisions of one response, and says whether to is reached. Etcd's

@@ -15,7 +15,7 @@ import (
 // minutes of silence, and with the server); it would also keep the password, so
 // login puts the present one into its requests.
 type login struct {
-	user           bool // there is one
+	user           string // empty: there is none
 	password, file string
 	done           atomic.Bool // once at least
 }
@@ -23,6 +23,14 @@ type login struct {
 // placeholder is the password that etcd's client has: without one it does not
 // log in.
 const placeholder = "put in by login.fill"
+
+// String says which user and password are meant.
+func (l *login) String() string {
+	if l.file == "" {
+		return "user " + l.user
+	}
+	return fmt.Sprintf("user %s, the password of %s", l.user, l.file)
+}
 
 // fill returns a request of etcd's client to log in as it is to be sent.
 func (l *login) fill(req any) (any, error) {

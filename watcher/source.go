@@ -71,15 +71,17 @@ func (m message) progress() bool {
 
 // etcd is the source over a real one.
 type etcd struct {
-	client *clientv3.Client
-	prefix string
+	client  *clientv3.Client
+	prefix  string
+	tracked func(context.Context) (context.Context, func(error) error) // see store.Store
 }
 
 func (s etcd) page(ctx context.Context, from string, limit int, revision int64) (page, error) {
+	ctx, explain := s.tracked(ctx)
 	resp, err := s.client.Get(clientv3.WithRequireLeader(ctx), s.prefix+from,
 		clientv3.WithRange(clientv3.GetPrefixRangeEnd(s.prefix)), clientv3.WithLimit(int64(limit)), clientv3.WithRev(revision))
 	if err != nil {
-		return page{}, err
+		return page{}, explain(err)
 	}
 	p := page{header: headerOf(resp.Header), entries: make([]entry, 0, len(resp.Kvs))}
 	for _, kv := range resp.Kvs {
@@ -96,9 +98,10 @@ func (s etcd) read(ctx context.Context, keys []string, revision int64) ([]*entry
 	for i, key := range keys {
 		gets[i] = clientv3.OpGet(s.prefix+key, clientv3.WithRev(revision))
 	}
+	ctx, explain := s.tracked(ctx)
 	resp, err := s.client.Txn(clientv3.WithRequireLeader(ctx)).Then(gets...).Commit()
 	if err != nil {
-		return nil, header{}, err
+		return nil, header{}, explain(err)
 	}
 	if len(resp.Responses) != len(keys) {
 		return nil, header{}, fmt.Errorf("etcd answered %d reads with %d results", len(keys), len(resp.Responses))
@@ -114,27 +117,30 @@ func (s etcd) read(ctx context.Context, keys []string, revision int64) ([]*entry
 }
 
 func (s etcd) count(ctx context.Context, revision int64) (int, error) {
+	ctx, explain := s.tracked(ctx)
 	resp, err := s.client.Get(clientv3.WithRequireLeader(ctx), s.prefix, clientv3.WithPrefix(), clientv3.WithCountOnly(), clientv3.WithRev(revision))
 	if err != nil {
-		return 0, err
+		return 0, explain(err)
 	}
 	return int(resp.Count), nil
 }
 
 func (s etcd) survey(ctx context.Context, since int64) (int, bool, header, error) {
+	ctx, explain := s.tracked(ctx)
 	resp, err := s.client.Get(clientv3.WithRequireLeader(ctx), s.prefix, clientv3.WithPrefix(),
 		clientv3.WithMinModRev(since+1), clientv3.WithKeysOnly(), clientv3.WithLimit(1))
 	if err != nil {
-		return 0, false, header{}, err
+		return 0, false, header{}, explain(err)
 	}
 	return int(resp.Count), len(resp.Kvs) > 0, headerOf(resp.Header), nil
 }
 
 func (s etcd) watch(ctx context.Context, revision int64) (stream, error) {
+	ctx, explain := s.tracked(ctx)
 	wc, err := pb.NewWatchClient(s.client.ActiveConnection()).Watch(clientv3.WithRequireLeader(ctx),
 		grpc.WaitForReady(true), grpc.MaxCallRecvMsgSize(math.MaxInt32))
 	if err != nil {
-		return nil, rpctypes.Error(err)
+		return nil, explain(rpctypes.Error(err))
 	}
 	err = wc.Send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{CreateRequest: &pb.WatchCreateRequest{
 		Key: []byte(s.prefix), RangeEnd: []byte(clientv3.GetPrefixRangeEnd(s.prefix)),

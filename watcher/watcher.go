@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"roster/store"
 )
 
 // Watcher follows one prefix. Next is for one reader; Status is for anyone.
@@ -42,7 +44,7 @@ func New(cfg Config) (*Watcher, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	return newWatcher(cfg, etcd{cfg.Store.Client(), cfg.Store.Prefix()}), nil
+	return newWatcher(cfg, etcd{cfg.Store.Client(), cfg.Store.Prefix(), cfg.Store.Tracked}), nil
 }
 
 func newWatcher(cfg Config, source source) *Watcher {
@@ -185,9 +187,9 @@ func (w *Watcher) session(parent context.Context) (proven bool, err error) {
 	return current, err
 }
 
-// because returns why ctx ended, or err while it lasts.
+// because returns why ctx ended, or err while it lasts, or if it says why there is no etcd.
 func because(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
+	if ctx.Err() != nil && !errors.Is(err, store.ErrUnavailable) {
 		return context.Cause(ctx)
 	}
 	return err

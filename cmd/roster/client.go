@@ -83,6 +83,9 @@ func (c *client) do(ctx context.Context, f func(context.Context, *store.Store) e
 	if errors.Is(err, store.ErrOutcomeUnknown) {
 		return withCode(exitUnavailable, fmt.Errorf("%w; read the key again before you repeat the command: roster get shows what etcd holds", err))
 	}
+	if errors.Is(err, store.ErrTLS) { // it is there, and what to do is said
+		return withCode(exitUnavailable, err)
+	}
 	if errors.Is(err, store.ErrUnavailable) {
 		return withCode(exitUnavailable, fmt.Errorf("%w; is etcd running at %s? roster node starts one, --etcd HOST:PORT names another",
 			err, strings.Join(c.endpoints, ",")))
