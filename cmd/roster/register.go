@@ -147,27 +147,15 @@ func (r *registration) begin(ctx context.Context) error {
 			return err
 		}
 		if deadline.IsZero() {
-			e, _, read := r.st.Get(ctx, r.key, 0)
-			if errors.Is(read, store.ErrNotFound) {
-				continue
+			granted, err := r.others(ctx)
+			if err != nil {
+				return err
 			}
-			if read != nil {
-				return read
+			if granted > 0 {
+				fmt.Fprintf(r.log, "roster: %s is registered already: waiting for at most %v\n", r.key, granted)
+				deadline = time.Now().Add(granted + time.Second) // etcd looks for what has ended twice a second
 			}
-			if e.Lease == 0 {
-				return fmt.Errorf("%s is there already, at revision %d, and under no lease: delete it first, or use --force: %w", r.key, e.ModRevision, store.ErrConflict)
-			}
-			granted, _, read := r.st.LeaseTTL(ctx, e.Lease)
-			if errors.Is(read, store.ErrNoLease) {
-				continue
-			}
-			if read != nil {
-				return read
-			}
-			fmt.Fprintf(r.log, "roster: %s is registered already: waiting for at most %v\n", r.key, granted)
-			deadline = time.Now().Add(granted + time.Second) // etcd looks for what has ended twice a second
-		}
-		if time.Now().After(deadline) {
+		} else if time.Now().After(deadline) {
 			return fmt.Errorf("%s is registered already, and its lease is kept alive: choose another name, or use --force: %w", r.key, store.ErrConflict)
 		}
 		select {
@@ -176,6 +164,26 @@ func (r *registration) begin(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// others is the time that was granted to the lease of an earlier process. It is 0 if that
+// has ended: its key is gone, or about to go, which takes etcd a while where many end at once.
+func (r *registration) others(ctx context.Context) (time.Duration, error) {
+	e, _, err := r.st.Get(ctx, r.key, 0)
+	if errors.Is(err, store.ErrNotFound) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	if e.Lease == 0 {
+		return 0, fmt.Errorf("%s is there already, at revision %d, and under no lease: delete it first, or use --force: %w", r.key, e.ModRevision, store.ErrConflict)
+	}
+	granted, _, err := r.st.LeaseTTL(ctx, e.Lease)
+	if errors.Is(err, store.ErrNoLease) {
+		return 0, nil
+	}
+	return granted, err
 }
 
 // retryRegister is the longest pause between two attempts.

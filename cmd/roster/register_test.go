@@ -241,3 +241,60 @@ func TestRegisterSaysInJSONWhatItWrote(t *testing.T) {
 		t.Errorf("with a command: %+v", got)
 	}
 }
+
+// ending is etcd just when an earlier process's lease ends: its key is gone when that is
+// asked for, or the lease is, before the key. Whoever asks is interrupted then.
+type ending struct {
+	clientv3.Lease
+	clientv3.KV
+	interrupt context.CancelFunc
+	keyGone   bool
+	grants    int
+}
+
+func (e *ending) Grant(ctx context.Context, ttl int64) (*clientv3.LeaseGrantResponse, error) {
+	e.grants++
+	return e.Lease.Grant(ctx, ttl)
+}
+
+func (e *ending) Get(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
+	r, err := e.KV.Get(ctx, key, opts...)
+	if err == nil && e.keyGone {
+		e.interrupt()
+		r.Kvs = nil
+	}
+	return r, err
+}
+
+func (e *ending) TimeToLive(context.Context, clientv3.LeaseID, ...clientv3.LeaseOption) (*clientv3.LeaseTimeToLiveResponse, error) {
+	e.interrupt()
+	return &clientv3.LeaseTimeToLiveResponse{TTL: -1}, nil
+}
+
+// Where thousands of leases end at once, etcd takes its time: register is not to ask all
+// the while.
+func TestRegisterPausesWhileAnEarlierLeaseEnds(t *testing.T) {
+	t.Parallel()
+	for name, keyGone := range map[string]bool{"key": true, "lease": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			etcd := storetest.Etcd(t)
+			k := store.Key{Kind: store.Backends, Name: "web-9"}
+			lease, err := etcd.Store().Grant(t.Context(), time.Hour)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := etcd.Store().Apply(t.Context(), []store.Op{{Key: k, Value: []byte(`{"host":"h"}`), Lease: lease}}); err != nil {
+				t.Fatal(err)
+			}
+			st := storetest.Open(t, store.Config{Endpoints: []string{etcd.Endpoint()}})
+			ctx, cancel := context.WithCancel(t.Context())
+			e := &ending{st.Client().Lease, st.Client().KV, cancel, keyGone, 0}
+			st.Client().Lease, st.Client().KV = e, e
+			r := &registration{st: st, key: k, value: []byte(`{"host":"h"}`), ttl: 2 * time.Second, log: io.Discard}
+			if err := r.begin(ctx); !errors.Is(err, context.Canceled) || e.grants != 1 {
+				t.Errorf("begin: %v, after %d attempts, want one, and the interruption in the pause", err, e.grants)
+			}
+		})
+	}
+}
