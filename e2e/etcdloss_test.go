@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -411,8 +412,16 @@ func TestEmptyStoreBehindTheSameAddress(t *testing.T) {
 		s.witness.blind()
 		empty()
 		status := s.node.WaitStatus("a held list", func(st harness.Status) bool { return st.HeldList != "" })
-		s.traffic.more(400) // a second of it
+		harness.Until(t, "status of the fleet", func() (bool, any) {
+			r := harness.CLI(t, "status", "--etcd", s.etcd.Endpoints())
+			return r.Code == 1 && strings.Contains(r.Stderr, "does not believe that etcd is empty"), r
+		})
+		s.node.Signal(syscall.SIGUSR2) // a new process would serve nothing
+		s.traffic.more(400)            // a second of it
 		now := s.node.Status()
+		if !strings.Contains(s.node.Log(), notReplaced) {
+			t.Errorf("%s: nothing is said of SIGUSR2", what)
+		}
 		if status.Etcd.Connected || now.Digest != before.Digest || now.HeldList == "" || !now.Ready {
 			t.Errorf("%s: status = %+v, want held and the table of %+v", what, now, before)
 		}

@@ -148,7 +148,9 @@ func (n *Node) present() store.Presence {
 	}
 	p.MoreRejected = t.Counts().Rejected - len(p.Rejected)
 	p.Leaving, p.MoreLeaving = n.leaving(t, maxLeaving)
-	if h := n.guard.Held(); h.Count > 0 {
+	if w, h := n.watcher.Status(), n.guard.Held(); w.Held != "" { // its acknowledgement is one of the other, too
+		p.Held = &store.Held{Backends: t.Counts().Backends, Revision: w.HeldRevision, Empty: true}
+	} else if h.Count > 0 {
 		p.Held = &store.Held{Backends: h.Count, Revision: h.Revision}
 	}
 	return p

@@ -111,6 +111,9 @@ func (n *Node) replace(ctx context.Context) (*handover.Successor, error) {
 	case os.Getpid() == 1:
 		return nil, errors.New("this is the first process of a container, which ends with it: start another container")
 	}
+	if h := n.held(n.watcher.Status()); h != nil {
+		return nil, fmt.Errorf("this process serves what etcd does not have any more, and a new one would not: put it again, or, if that is meant, roster ack %d, and then upgrade", h.Revision)
+	}
 	ctx, cancel := context.WithTimeoutCause(ctx, n.config.UpgradeTimeout, errors.New("the new process was not ready within --upgrade-timeout ("+n.config.UpgradeTimeout.String()+")"))
 	defer cancel()
 	passage, err := n.config.Sockets.Pass()

@@ -48,10 +48,12 @@ type Presence struct {
 	MoreLeaving int       `json:"more_leaving,omitempty"` // how many more there are
 }
 
-// Held are backends that a node serves although they were removed, too many at once.
+// Held are backends that a node serves although they were removed, too many at once, or
+// although all of etcd is empty and should not be.
 type Held struct {
-	Backends int   `json:"backends"` // how many
-	Revision int64 `json:"revision"` // whose acknowledgement releases them all
+	Backends int   `json:"backends"`        // how many
+	Revision int64 `json:"revision"`        // whose acknowledgement releases them all
+	Empty    bool  `json:"empty,omitempty"` // etcd is empty
 }
 
 // Leaving is what a node still has with a backend that is drained, or deleted.

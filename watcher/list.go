@@ -44,6 +44,9 @@ func (w *Watcher) list(ctx context.Context) error {
 		return because(ctx, fmt.Errorf("list: %w", err))
 	}
 	at := time.Now()
+	if w.saved != nil && l.empty() {
+		w.resume() // to be compared with
+	}
 	held, acknowledged, err := w.hold(ctx, l)
 	if err != nil {
 		return because(ctx, fmt.Errorf("list: %w", err))
@@ -62,21 +65,21 @@ func (w *Watcher) list(ctx context.Context) error {
 		change.Ack = max(change.Ack, change.Revision)
 	}
 	w.stale, w.held, w.term, w.saved = false, hold{}, term, nil
-	if first || back || len(change.Puts)+len(change.Deletes) > 0 {
-		w.queue.push(change)
-	} else if raised {
-		change.Listed = false // it has nothing but that
-		w.queue.push(change)
-	}
 	w.seen = l.revision
-	w.queue.list(l.revision)
-	w.update(func(s *Status) {
+	w.update(func(s *Status) { // before the change, whose reader may ask which cluster it is of
 		w.count(s)
 		s.Held, s.HeldRevision, s.HeldSince, s.Resumed = "", 0, time.Time{}, false
 		if !first {
 			s.Relists++
 		}
 	})
+	if first || back || len(change.Puts)+len(change.Deletes) > 0 {
+		w.queue.push(change)
+	} else if raised {
+		change.Listed = false // it has nothing but that
+		w.queue.push(change)
+	}
+	w.queue.list(l.revision)
 	w.fresh(began) // its first page was a linearizable read
 	w.cfg.Logger.Info("listed", "revision", l.revision, "keys", len(w.state.keys),
 		"changed", len(change.Puts), "deleted", len(change.Deletes), "rejected", w.state.rejected)
@@ -94,7 +97,8 @@ func (w *Watcher) tellBadAck(before error) {
 // a state that is not empty, and not acknowledged by the key "ack". acknowledged: it
 // would have been held.
 func (w *Watcher) hold(ctx context.Context, l *listing) (held, acknowledged bool, err error) {
-	if w.state.cluster == 0 || !l.empty() || w.state.definitions() == 0 {
+	definitions, _ := w.state.definitions()
+	if w.state.cluster == 0 || definitions == 0 || !l.empty() {
 		return false, false, nil
 	}
 	// What was held stays so: a history of the past does not become ours by growing.
@@ -117,8 +121,8 @@ func (w *Watcher) hold(ctx context.Context, l *listing) (held, acknowledged bool
 		return true, false, nil
 	}
 	w.held = now
-	why := fmt.Sprintf("etcd is empty at revision %d of cluster %x, after revision %d of cluster %x: keeping %d definitions until a key appears or revision %d is acknowledged (roster ack %d)",
-		l.revision, l.cluster, w.seen, w.state.cluster, w.state.definitions(), now.revision, now.revision)
+	why := fmt.Sprintf("etcd is empty at revision %d of cluster %x, after revision %d of cluster %x: keeping %d definitions until some are put, other than backends with a lease, or revision %d is acknowledged (roster ack %d)",
+		l.revision, l.cluster, w.seen, w.state.cluster, definitions, now.revision, now.revision)
 	w.update(func(s *Status) { s.Held, s.HeldRevision, s.HeldSince = why, now.revision, now.since })
 	w.cfg.Logger.Error("an empty etcd is not believed", "held", why)
 	return true, false, nil

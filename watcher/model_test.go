@@ -109,6 +109,12 @@ func (m *model) write(values map[string]*string) int64 {
 	return h.revision
 }
 
+// register puts a key that belongs to a lease.
+func (m *model) register(key, value string) {
+	m.put(key, value)
+	m.change(func() { m.history.log[len(m.history.log)-1].leased = true })
+}
+
 func (m *model) put(key, value string) int64 { return m.write(map[string]*string{key: &value}) }
 func (m *model) del(key string) int64        { return m.write(map[string]*string{key: nil}) }
 

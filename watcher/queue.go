@@ -64,6 +64,7 @@ func (q *queue) advance(revision int64) {
 func (q *queue) list(revision int64) {
 	q.mu.Lock()
 	q.listing = revision
+	q.listed = min(q.listed, revision) // it is less where etcd went back
 	q.mu.Unlock()
 	q.advance(revision)
 }

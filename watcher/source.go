@@ -153,7 +153,7 @@ func (s etcd) watch(ctx context.Context, revision int64) (stream, error) {
 }
 
 func (s etcd) entry(kv *mvccpb.KeyValue) entry {
-	return entry{key: string(kv.Key[len(s.prefix):]), create: kv.CreateRevision, mod: kv.ModRevision, value: kv.Value}
+	return entry{key: string(kv.Key[len(s.prefix):]), create: kv.CreateRevision, mod: kv.ModRevision, value: kv.Value, leased: kv.Lease != 0}
 }
 
 type etcdStream struct {

@@ -28,6 +28,7 @@ type entry struct {
 	key         string
 	create, mod int64
 	value       []byte
+	leased      bool // its lease is kept alive by somebody, as by roster register
 	gone        bool
 }
 
@@ -138,14 +139,24 @@ func newState(unknown store.UnknownFields, values bool) *state {
 // size is how many keys etcd should count under the prefix.
 func (s *state) size() int { return len(s.keys) + len(s.others) }
 
-// definitions is how many keys there are besides the fleet's secret, see listing.empty.
-func (s *state) definitions() int {
-	n := len(s.keys)
-	if _, has := s.keys[store.SecretKey]; has {
-		n--
+// definitions is how many keys there are that count, see listing.empty; besides backends: how
+// many of them are none.
+func (s *state) definitions() (all, besides int) {
+	for key := range s.keys {
+		if counts(key) {
+			all++
+			if key.Kind != store.Backends {
+				besides++
+			}
+		}
 	}
-	return n
+	return all, besides
 }
+
+// counts says whether a key is a definition without which etcd is empty. The fleet's secret is
+// none: a node makes it by itself; nor is an override of health, which only says something of
+// one.
+func counts(key store.Key) bool { return key != store.SecretKey && key.Kind != store.HealthKind }
 
 // ignored is how many of them are of no known kind.
 func (s *state) ignored() int { return ignored(s.others) }
@@ -270,6 +281,8 @@ type listing struct {
 	ack     int64
 	badAck  error
 	invalid []invalid // awaiting resolve, not in keys yet
+
+	found, leased int // keys that count, and those of them that are backends with a lease
 }
 
 // invalid is a listed key whose newest value is invalid.
@@ -294,6 +307,12 @@ func (l *listing) add(e entry) {
 			l.ack, l.badAck = parseAck(e)
 		}
 		return
+	}
+	if counts(key) {
+		l.found++
+		if e.leased && key.Kind == store.Backends {
+			l.leased++
+		}
 	}
 	if v, ok := l.known(key, e); ok {
 		l.keys[key] = accepted(v)
@@ -345,20 +364,15 @@ func (l *listing) resolve(bad invalid, v version) {
 	l.keys[bad.key] = l.state.refused(bad.entry, bad.err, v)
 }
 
-// empty says whether the list has no definition, valid or not. The fleet's secret is
-// none: a node makes it by itself.
+// empty says whether the list has no definition that counts, valid or not. Backends that are
+// put by who keeps a lease come back within seconds, alone: they do not make up for directors
+// and routes that were there.
 func (l *listing) empty() bool {
-	for key := range l.keys {
-		if key != store.SecretKey {
-			return false
-		}
+	if l.found == l.leased && l.found > 0 {
+		_, besides := l.state.definitions()
+		return besides > 0
 	}
-	for _, bad := range l.invalid {
-		if bad.key != store.SecretKey {
-			return false
-		}
-	}
-	return true
+	return l.found == 0
 }
 
 // replace makes the listed keys the state and returns the difference to what it

@@ -448,6 +448,12 @@ func TestAnEmptyListIsHeld(t *testing.T) {
 					if n := b.lines("level=ERROR"); n != 1 {
 						t.Errorf("%d errors logged, want 1:\n%s", n, b.log.String())
 					}
+					// What operators say of a backend's health does not make up for the backends.
+					b.model.put("health/a", "drain")
+					pass(recovery)
+					if b.Status().Held == "" || len(b.sum()) != 2 {
+						t.Fatal("an override of health released it")
+					}
 					if release == "acknowledged" {
 						b.model.put("ack", fmt.Sprint(b.held.revision-1))
 						pass(recovery)
@@ -466,6 +472,35 @@ func TestAnEmptyListIsHeld(t *testing.T) {
 				})
 			})
 		}
+	}
+}
+
+// TestRegistrarsDoNotReleaseAnEmptyList: they put their backends again within seconds, and
+// directors and routes would be gone. Where there was nothing but backends, all is there again.
+func TestRegistrarsDoNotReleaseAnEmptyList(t *testing.T) {
+	for _, besides := range []bool{true, false} {
+		t.Run(fmt.Sprint("with a route: ", besides), func(t *testing.T) {
+			inBubble(t, func(t *testing.T, b *bench) {
+				if besides {
+					b.model.put("routes/r", `{"backend": "a"}`)
+					pass(recovery)
+				}
+				empty := newModel(9)
+				empty.history.cluster = 0xc2
+				b.model.restart(empty.history)
+				pass(time.Minute)
+				b.model.register("backends/z", good)
+				pass(recovery)
+				if s := b.Status(); (s.Held != "") != besides {
+					t.Fatalf("status = %+v, want held %t", s, besides)
+				}
+				if besides {
+					b.model.put("backends/a", good) // somebody, or roster apply
+					pass(recovery)
+				}
+				b.check(t, "when definitions are put")
+			})
+		})
 	}
 }
 

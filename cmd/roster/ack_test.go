@@ -77,7 +77,7 @@ func TestCommandsTellOfHeldRemovals(t *testing.T) {
 		t.Errorf("completions of a second word: %q", got.out)
 	}
 	got := try(t, env, "", "drain", "web-1", "--wait")
-	if want := fmt.Sprintf("web-1 was deleted, but may be held by --guard: node edge-1 holds 12 backends that were removed; roster ack %d, if that was meant", rev); got.code != exitFailed || !strings.Contains(got.errors, want) {
+	if want := fmt.Sprintf("web-1 was deleted, but may be held: node edge-1 holds 12 backends that were removed; roster ack %d, if that was meant", rev); got.code != exitFailed || !strings.Contains(got.errors, want) {
 		t.Errorf("drain: %+v, want %q", got, want)
 	}
 }

@@ -73,7 +73,7 @@ drained. roster health NAME auto puts it back.`,
 						return fmt.Errorf("there is no backend or director %s; roster get backends lists what there is", name)
 					}
 					if err := fleet.Holding(ctx, st); err != nil { // perhaps this one: it would get requests again afterwards
-						return fmt.Errorf("%s was deleted, but may be held by --guard: %w", name, err)
+						return fmt.Errorf("%s was deleted, but may be held: %w", name, err)
 					}
 					fmt.Fprintf(s.err, "roster: there is no backend or director %s: waiting for what is left of one that was deleted\n", name)
 					names = []string{name}

@@ -78,6 +78,9 @@ func holds(name string, h store.Held) error {
 
 // holding is what is said of a node that holds.
 func holding(h store.Held) string {
+	if h.Empty {
+		return fmt.Sprintf("does not believe that etcd is empty, and keeps %d backends with all else; put the definitions again, or roster ack %d, if it is meant to be", h.Backends, h.Revision)
+	}
 	backends := "backends that were"
 	if h.Backends == 1 {
 		backends = "backend that was"
