@@ -1,7 +1,12 @@
 package e2e_test
 
 import (
+	"crypto/tls"
+	"encoding/json"
 	"fmt"
+	"math/big"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,6 +15,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"roster/e2e/harness"
+	"roster/node/certs/certstest"
 )
 
 // A node with --snapshot starts without etcd and serves what it did, with what its guard
@@ -80,6 +86,68 @@ func TestANodeStartsWithoutEtcdFromItsSnapshot(t *testing.T) {
 	if st := node.Status(); st.Snapshot.InUse || st.Counts["backends"] != 5 || strings.Contains(node.Log(), "serving what the snapshot has") {
 		t.Errorf("status = %+v, want etcd's five, and the snapshot not read:\n%s", st, node.Log())
 	}
+}
+
+// TLS goes on without etcd: a snapshot has the certificates of etcd, for listeners and to show
+// to backends; those of files come from the files, as they are now.
+func TestANodeServesTLSFromItsSnapshot(t *testing.T) {
+	t.Parallel()
+	ca, etcd, dir := certstest.NewCA(t), harness.StartEtcd(t), t.TempDir()
+	origin := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Origin", "web")
+		w.Header().Set("X-Client", r.TLS.PeerCertificates[0].Subject.CommonName)
+	}))
+	origin.TLS = &tls.Config{Certificates: []tls.Certificate{ca.Issue(t, "origin.test").TLS(t)}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: ca.Pool()}
+	origin.StartTLS()
+	t.Cleanup(origin.Close)
+
+	cert, key := ca.Issue(t, "file.test").Write(t, dir, "file")
+	address, file := harness.FreeAddress(t), filepath.Join(dir, "snapshot")
+	node := harness.StartNode(t, harness.NodeConfig{Etcd: etcd.Endpoints(), Args: []string{
+		"--listen", "tls://" + address, "--tls-cert", cert, "--tls-key", key, "--snapshot", file, "--snapshot-after", "500ms"}})
+	www, mine := ca.Issue(t, "www.test"), ca.IssueUser(t, "mine")
+	backend, err := json.Marshal(map[string]any{"host": origin.Listener.Addr().String(), "tls": map[string]string{"ca": ca.PEM, "server_name": "origin.test", "certificate": "mine"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	revision := etcd.Txn(
+		clientv3.OpPut("/roster/certificates/www", definition(t, www)),
+		clientv3.OpPut("/roster/certificates/mine", definition(t, mine, "mine.test")), // it has no name of its own
+		clientv3.OpPut(webKey, string(backend)))
+	node.WaitRevision(revision)
+	harness.Until(t, "the snapshot of it", func() (bool, any) {
+		s := node.Status().Snapshot
+		return s.Revision == revision, s
+	})
+	node.Kill()
+	etcd.Kill()
+	renewed := ca.Issue(t, "file.test")
+	renewed.Write(t, dir, "file")
+	node.Restart()
+	if st := node.Status(); !st.Snapshot.InUse || st.Etcd.Connected || len(st.Rejected) != 0 || len(st.Dangling) != 0 {
+		t.Fatalf("status = %+v, want what the snapshot has", st)
+	}
+	for host, want := range map[string]*big.Int{"www.test": www.Serial, "file.test": renewed.Serial} {
+		for _, http2 := range []bool{false, true} {
+			resp, err := visit(address, host, &tls.Config{RootCAs: ca.Pool()}, http2)
+			if err != nil {
+				t.Errorf("%s: %v", host, err)
+				continue
+			}
+			if got := resp.TLS.PeerCertificates[0].SerialNumber; got.Cmp(want) != 0 {
+				t.Errorf("%s: certificate %v, want %v", host, got, want)
+			}
+			if resp.StatusCode != http.StatusOK || resp.Header.Get("X-Client") != "mine" {
+				t.Errorf("%s: status %d, and the backend was shown %q, want the certificate mine", host, resp.StatusCode, resp.Header.Get("X-Client"))
+			}
+		}
+	}
+
+	// What etcd says once it is back holds for them, too.
+	etcd.Start()
+	next := ca.Issue(t, "www.test")
+	node.WaitRevision(etcd.Put("/roster/certificates/www", definition(t, next)))
+	waitShown(t, address, "www.test", next.Serial)
 }
 
 // A snapshot that cannot be used is said, and the node is as one without it.
