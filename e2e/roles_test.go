@@ -167,13 +167,17 @@ func TestATeamMayWriteItsOwnDefinitionsOnly(t *testing.T) {
 func TestRolesScriptChecksItsArguments(t *testing.T) {
 	t.Parallel()
 	g := &guarded{t: t, etcd: harness.StartEtcd(t), root: harness.Root(t)}
-	for _, args := range [][]string{{}, {"fleet", "x"}, {"team"}, {"team", ""}, {"team", "a/"}, {"team", "/"}, {"team", "../x"}, {"team", "a", "secret"}, {"frob"}} {
+	for _, args := range [][]string{{}, {"fleet", "x"}, {"team"}, {"team", ""}, {"team", "a/"}, {"team", "/"}, {"team", "../x"}, {"team", "a", "secret"},
+		{"node"}, {"node", ""}, {"node", "a b"}, {"node", "a/"}, {"node", "/a"}, {"node", "a", "b"}, {"frob"}} {
 		if r := g.roles("", args...); r.Code != 2 || !strings.HasPrefix(r.Stderr, "roles.sh: ") || r.Stdout != "" {
 			t.Errorf("roles.sh %q: %v", args, r)
 		}
 	}
 	if r := g.etcdctl("", "role", "list"); r.Code != 0 || strings.TrimSpace(r.Stdout) != "" {
 		t.Errorf("roles were made: %v", r)
+	}
+	for _, id := range []string{"a", "vm-1:8080", "host.test:[::]:8080", "eu/edge-1"} {
+		g.must(g.roles("", "node", id))
 	}
 	g.must(g.roles("", "team", "shop/eu", "backends", "certificates"))
 	r := g.etcdctl("", "role", "get", "roster-team-shop/eu")

@@ -41,15 +41,8 @@ func startSecured(t *testing.T, args ...string) *secured {
 		"--client-cert-auth", "--trusted-ca-file=" + s.file("ca.pem"), "--cert-file=" + s.file("server.pem"), "--key-file=" + s.file("server.key"),
 	}, args...)
 	s.start()
-	roles := func(args ...string) {
-		t.Helper()
-		r := harness.Run(t, "", s.env("root"), filepath.Join(harness.Root(t), "deploy", "etcd", "roles.sh"), args...)
-		if r.Code != 0 {
-			t.Fatal(r)
-		}
-	}
-	roles("fleet")
-	roles("team", "team-a")
+	s.roles("fleet")
+	s.roles("team", "team-a")
 	for _, user := range [][2]string{{"root", "root"}, {"node", "roster-node"}, {"ops", "roster-operator"}, {"ann", "roster-team-team-a"}} {
 		s.ctl("user", "add", user[0]+":pw-"+user[0])
 		s.ctl("user", "grant-role", user[0], user[1])
@@ -86,6 +79,24 @@ func (s *secured) password(user, password string) {
 func (s *secured) env(user string) []string {
 	return []string{"ETCDCTL_ENDPOINTS=https://" + s.address, "ETCDCTL=" + harness.Etcdctl(s.t),
 		"ETCDCTL_CACERT=" + s.file("ca.pem"), "ETCDCTL_CERT=" + s.file(user+".pem"), "ETCDCTL_KEY=" + s.file(user+".key")}
+}
+
+// roles runs deploy/etcd/roles.sh as root.
+func (s *secured) roles(args ...string) {
+	s.t.Helper()
+	r := harness.Run(s.t, "", s.env("root"), filepath.Join(harness.Root(s.t), "deploy", "etcd", "roles.sh"), args...)
+	if r.Code != 0 {
+		s.t.Fatal(r)
+	}
+}
+
+// refused checks that etcdctl may not do something as a user.
+func (s *secured) refused(user string, args ...string) {
+	s.t.Helper()
+	r := harness.Run(s.t, "", s.env(user), harness.Etcdctl(s.t), args...)
+	if r.Code == 0 || !strings.Contains(r.Stderr, "permission denied") {
+		s.t.Errorf("%s: etcdctl %v: %v, want it refused", user, args, r)
+	}
 }
 
 // ctl runs etcdctl as root.
@@ -172,6 +183,19 @@ func TestWhoOneIsAtEtcdIsToldByTheCertificate(t *testing.T) {
 	s.roster("ann", 0, "n1", "status", "--admin", node.AdminAddress())
 	s.roster("ops", 0, "safe to kill", "drain", "team-a/web", "--wait")
 	s.roster("ops", 0, "", "health", "team-a/web", "auto", "--wait")
+
+	// A team drains, for some time too, what is its own; what concerns all it may not.
+	s.roster("ann", 0, "safe to kill", "drain", "team-a/web", "--wait", "--for", "10m")
+	s.roster("ann", 0, "", "health", "team-a/web", "auto", "--wait")
+	s.roster("ann", 0, "", "history", "backend", "team-a/web")
+	s.roster("ops", 0, "", "put", "backend", "team-b/web", "host=10.0.0.7")
+	for _, command := range [][]string{{"drain", "team-b/web"}, {"health", "team-b/web", "sick"}, {"ack", "1"}, {"export"}, {"watch"}} {
+		s.roster("ann", 1, "permission denied (user ann, by the client certificate ", command...)
+	}
+	s.refused("ann", "put", "/roster/ack", "1")
+	s.refused("ann", "del", "--prefix", "/roster-members/n1/")
+	s.refused("node", "put", "/roster/ack", "1")
+	s.refused("node", "put", "/roster/health/team-a/web", "sick")
 	if got := node.AdminGet("/v1/status").Body; !strings.Contains(got, `"present": true`) {
 		t.Errorf("its presence: %s", got)
 	}
@@ -182,13 +206,12 @@ func TestWhoOneIsAtEtcdIsToldByTheCertificate(t *testing.T) {
 func TestANodeThatMayOnlyReadAndSayThatItIsThere(t *testing.T) {
 	t.Parallel()
 	s := startSecured(t)
-	s.ctl("role", "add", "least")
-	s.ctl("role", "grant-permission", "--prefix=true", "least", "read", "/roster/")
-	for _, side := range []string{"nodes", "members"} {
-		s.ctl("role", "grant-permission", "--prefix=true", "least", "readwrite", "/roster-"+side+"/n1/")
-	}
+	s.roles("node", "n1")
 	s.ctl("user", "revoke-role", "node", "roster-node")
-	s.ctl("user", "grant-role", "node", "least")
+	s.ctl("user", "grant-role", "node", "roster-node-n1")
+	for _, key := range []string{"/roster-nodes/n2/x", "/roster-members/n2/x", "/roster-nodes/n10/x", "/roster/backends/web", "/roster/secret", "/roster/ack"} {
+		s.refused("node", "put", key, "{}")
+	}
 	node := s.node("n1", "node", false)
 	web := harness.StartOrigin(t, "web")
 	s.roster("ops", 0, "n1: done after", "put", "backend", "web", web.Definition(), "--wait")

@@ -3,6 +3,8 @@
 # them to users.
 #
 #   roles.sh fleet                  the roles roster-node and roster-operator
+#   roles.sh node ID                the role roster-node-ID, for the node of that --node-id
+#                                   alone: it reads, and writes nothing but its presence
 #   roles.sh team NAME [KIND...]    the role roster-team-NAME, which may write definitions
 #                                   below KIND/NAME/ and read those of all
 #
@@ -59,6 +61,19 @@ fleet)
 	below roster-operator readwrite "$owners"
 	echo "roles: roster-node, roster-operator"
 	;;
+node)
+	[ $# -eq 2 ] || fail "node takes an id"
+	printf %s "$2" | LC_ALL=C grep -Eqx '[A-Za-z0-9_.:[-]([]A-Za-z0-9_.:/[-]*[]A-Za-z0-9_.:-])?' ||
+		fail "the node's id is \"$2\", want letters, digits, _ . : - and brackets; / within"
+	name=roster-node-$2
+	role "$name"
+	below "$name" read "$prefix"
+	below "$name" read "$nodes" # its peers
+	below "$name" read "$members"
+	below "$name" readwrite "$nodes$2/"
+	below "$name" readwrite "$members$2/"
+	echo "role: $name"
+	;;
 team)
 	[ $# -ge 2 ] || fail "team takes a name, and perhaps kinds"
 	team=$2
@@ -90,6 +105,6 @@ team)
 	echo "role: $name"
 	;;
 *)
-	fail "want fleet, or team NAME [KIND...]"
+	fail "want fleet, node ID, or team NAME [KIND...]"
 	;;
 esac
