@@ -13,6 +13,7 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/goleak"
 
 	"roster/node/presence"
@@ -281,7 +282,7 @@ func TestAStartWithoutEtcdIsTriedAndGoesOn(t *testing.T) {
 
 func TestARoleThatMayNotWriteIsToldOnceAndServedOn(t *testing.T) {
 	t.Parallel()
-	etcd := storetest.Etcd(t)
+	etcd := storetest.Etcd(t, func(ec *embed.Config) { ec.BcryptCost = 4 }) // the least: with the race detector 10 takes seconds
 	c := etcd.Client()
 	must := func(_ any, err error) {
 		t.Helper()

@@ -215,13 +215,15 @@ func TestOnePutTouchesOnlyTheDirectorsThatSelectIt(t *testing.T) {
 	t.Parallel()
 	const teams, each = 1000, 100
 	c := watcher.Change{Revision: 1, Listed: true}
+	web := decode(t, store.Key{Kind: store.Backends, Name: "web"}, `{"host":"127.0.0.1","labels":{"app":"web"}}`, 1, 1)
 	for team := range teams {
 		for i := range each {
 			key := store.Key{Kind: store.Backends, Name: fmt.Sprintf("team-%c%c/web-%d", 'a'+team/26%26, 'a'+team%26, i)}
 			if team >= 676 {
 				key.Name = "more/" + key.Name
 			}
-			c.Puts = append(c.Puts, decode(t, key, `{"host":"127.0.0.1","labels":{"app":"web"}}`, 1, 1))
+			web.Key = key
+			c.Puts = append(c.Puts, web)
 		}
 	}
 	director := `{"type":"round_robin","select":{"app":"web"}}`
