@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"sync"
@@ -12,9 +13,8 @@ import (
 )
 
 const (
-	// maxLeaving and maxRejected bound the lists in a node's presence: every node reads
-	// none of them, but etcd keeps them all.
-	maxLeaving  = 100
+	// maxRejected bounds a list in a node's presence, as store.MaxLeaving does: every node
+	// reads none of them, but etcd keeps them all.
 	maxRejected = 20
 
 	// settling is how long after a backend is drained or deleted a request may still come
@@ -22,11 +22,16 @@ const (
 	settling = time.Second
 )
 
-// drains are the names that operators say are to be drained, each since when that is in
-// effect; zero while it is about to be.
+// drains are the names that operators say are to be drained.
 type drains struct {
 	mu    sync.Mutex
-	since map[string]time.Time
+	names map[string]drain
+}
+
+// drain is what an operator says of one name.
+type drain struct {
+	since    time.Time // when it came in effect; zero while it is about to
+	revision int64     // that wrote it last
 }
 
 // begin takes in a change that is about to be applied: whoever sees its revision in
@@ -38,12 +43,10 @@ func (d *drains) begin(c watcher.Change) {
 		if def, ok := item.Definition.(*store.Health); !ok || def.State != store.Drain {
 			continue
 		}
-		if d.since == nil {
-			d.since = make(map[string]time.Time)
+		if d.names == nil {
+			d.names = make(map[string]drain)
 		}
-		if _, ok := d.since[item.Key.Name]; !ok {
-			d.since[item.Key.Name] = time.Time{}
-		}
+		d.names[item.Key.Name] = drain{d.names[item.Key.Name].since, item.ModRevision}
 	}
 }
 
@@ -54,7 +57,7 @@ func (d *drains) end(c watcher.Change) {
 	now := time.Now()
 	for _, key := range c.Deletes {
 		if key.Kind == store.HealthKind {
-			delete(d.since, key.Name)
+			delete(d.names, key.Name)
 		}
 	}
 	for _, item := range c.Puts {
@@ -63,21 +66,22 @@ func (d *drains) end(c watcher.Change) {
 		}
 		name := item.Key.Name
 		if def, ok := item.Definition.(*store.Health); !ok || def.State != store.Drain {
-			delete(d.since, name)
-		} else if d.since[name].IsZero() {
-			d.since[name] = now
+			delete(d.names, name)
+		} else if d.names[name].since.IsZero() {
+			d.names[name] = drain{now, item.ModRevision}
 		}
 	}
 }
 
-func (d *drains) all() map[string]time.Time {
+func (d *drains) all() map[string]drain {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return maps.Clone(d.since)
+	return maps.Clone(d.names)
 }
 
 // leaving describes the backends that are drained, and then those removed. more is how
-// many did not fit into most.
+// many did not fit into most: of those drained, the ones that were so first, for somebody
+// may be waiting for the last, and an override stays when its backend is deleted.
 func (n *Node) leaving(t *table.Table, most int) (list []store.Leaving, more int) {
 	drained := n.drains.all()
 	removed := n.applier.Left(settling)
@@ -92,8 +96,10 @@ func (n *Node) leaving(t *table.Table, most int) (list []store.Leaving, more int
 			more++
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(drained)) {
-		since := drained[name]
+	for _, name := range slices.SortedFunc(maps.Keys(drained), func(a, b string) int {
+		return cmp.Or(cmp.Compare(drained[b].revision, drained[a].revision), cmp.Compare(a, b))
+	}) {
+		since := drained[name].since
 		l := store.Leaving{Name: name}
 		switch slot, gone := t.Lookup(name), left[name]; {
 		case slot != nil && slot.Director != nil:
@@ -147,7 +153,7 @@ func (n *Node) present() store.Presence {
 		p.Rejected = append(p.Rejected, r.Key.String())
 	}
 	p.MoreRejected = t.Counts().Rejected - len(p.Rejected)
-	p.Leaving, p.MoreLeaving = n.leaving(t, maxLeaving)
+	p.Leaving, p.MoreLeaving = n.leaving(t, store.MaxLeaving)
 	if w, h := n.watcher.Status(), n.guard.Held(); w.Held != "" { // its acknowledgement is one of the other, too
 		p.Held = &store.Held{Backends: t.Counts().Backends, Revision: w.HeldRevision, Empty: true}
 	} else if h.Count > 0 {

@@ -150,7 +150,7 @@ func TestPresenceSaysWhatIsLeftOfADrainedAndOfADeletedBackend(t *testing.T) {
 func TestPresenceIsBounded(t *testing.T) {
 	t.Parallel()
 	etcd := storetest.Etcd(t)
-	for i := range maxLeaving + 5 {
+	for i := range store.MaxLeaving + 5 {
 		if _, err := etcd.Client().Put(t.Context(), fmt.Sprintf("/roster/health/w%03d", i), "drain"); err != nil {
 			t.Fatal(err)
 		}
@@ -163,8 +163,19 @@ func TestPresenceIsBounded(t *testing.T) {
 	run(t, etcd, named("n"))
 	until(t, "its presence", func() bool {
 		p := presences(t, etcd)["n"]
-		return p != nil && len(p.Leaving) == maxLeaving && p.MoreLeaving == 5 && len(p.Rejected) == maxRejected && p.MoreRejected == 5
+		return p != nil && len(p.Leaving) == store.MaxLeaving && p.MoreLeaving == 5 && len(p.Rejected) == maxRejected && p.MoreRejected == 5
 	})
+	// What is drained last is told first, though its name comes last: old overrides of
+	// backends that are gone do not hide it.
+	for _, name := range []string{"z", "w000"} { // the second once more
+		if _, err := etcd.Client().Put(t.Context(), "/roster/health/"+name, "drain"); err != nil {
+			t.Fatal(err)
+		}
+		until(t, name+" in its presence", func() bool {
+			p := presences(t, etcd)["n"]
+			return len(p.Leaving) == store.MaxLeaving && p.Leaving[0].Name == name
+		})
+	}
 }
 
 // What a request goes by is the table of when it came. A try that fails long after may not

@@ -56,6 +56,10 @@ type Held struct {
 	Empty    bool  `json:"empty,omitempty"` // etcd is empty
 }
 
+// MaxLeaving is how many backends a presence says that of: those drained last, and then
+// those deleted.
+const MaxLeaving = 100
+
 // Leaving is what a node still has with a backend that is drained, or deleted.
 type Leaving struct {
 	Name        string `json:"name"`

@@ -86,6 +86,9 @@ drained. roster health NAME auto puts it back.`,
 				if err != nil {
 					return err
 				}
+				if n := len(names) + len(through); w.on && n > store.MaxLeaving {
+					return fmt.Errorf("nothing is drained: these are %d backends, and --wait can follow %d; drain them in parts, or without --wait", n, store.MaxLeaving)
+				}
 				began := time.Now()
 				keys, rev, lease, err := o.put(ctx, st, names, store.Drain)
 				if err != nil {

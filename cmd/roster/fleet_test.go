@@ -129,6 +129,21 @@ func TestDrainOfABackendThatOthersConnectThroughIsRefused(t *testing.T) {
 	s.want(0, "drain relay", "draining relay") // the others are drained already
 }
 
+// A node tells etcd of no more at once: the end of the others would never be seen.
+func TestDrainOfMoreThanCanBeWaitedForIsRefused(t *testing.T) {
+	t.Parallel()
+	s := newShell(t)
+	var file strings.Builder
+	file.WriteString("directors:\n  all: {type: random, select: {app: web}}\nbackends:\n")
+	for i := range store.MaxLeaving + 1 {
+		fmt.Fprintf(&file, "  web-%d: {host: a, labels: {app: web}}\n", i)
+	}
+	s.want(0, "apply -f "+s.file(file.String()))
+	s.want(1, "drain all --wait", "nothing is drained: these are 101 backends, and --wait can follow 100; drain them in parts, or without --wait")
+	s.want(0, "get health", "NAME")
+	s.want(0, "drain all", "draining web-0, web-1, web-10")
+}
+
 func TestStatusAsYAMLIsAsJSON(t *testing.T) {
 	t.Parallel()
 	etcd := storetest.Etcd(t)
