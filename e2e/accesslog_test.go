@@ -53,9 +53,18 @@ func accessLines(t *testing.T, path string) []accessLine {
 // the end; a file that was moved away is left at SIGHUP.
 func TestAccessLog(t *testing.T) {
 	t.Parallel()
+	for _, d := range drivers {
+		t.Run(d.name, func(t *testing.T) {
+			t.Parallel()
+			accessLog(t, d)
+		})
+	}
+}
+
+func accessLog(t *testing.T, d driver) {
 	dir := t.TempDir()
 	path, old := filepath.Join(dir, "access.log"), filepath.Join(dir, "access.log.1")
-	node := harness.StartNode(t, harness.NodeConfig{Args: []string{"--access-log", "json", "--access-log-file", path}})
+	node := harness.StartNode(t, harness.NodeConfig{Args: d.args("--access-log", "json", "--access-log-file", path)})
 	web := harness.StartOrigin(t, "web-1")
 	node.WaitRevision(node.Put(webKey, web.Definition()))
 
@@ -114,6 +123,15 @@ func TestAccessLog(t *testing.T) {
 // the node's end.
 func TestAnAccessLogThatBlocksHoldsNothingUp(t *testing.T) {
 	t.Parallel()
+	for _, d := range drivers {
+		t.Run(d.name, func(t *testing.T) {
+			t.Parallel()
+			blockedAccessLog(t, d)
+		})
+	}
+}
+
+func blockedAccessLog(t *testing.T, d driver) {
 	fifo := filepath.Join(t.TempDir(), "access.fifo")
 	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
 		t.Fatal(err)
@@ -123,7 +141,7 @@ func TestAnAccessLogThatBlocksHoldsNothingUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer reader.Close()
-	node := harness.StartNode(t, harness.NodeConfig{Args: []string{"--access-log", "combined", "--access-log-file", fifo}})
+	node := harness.StartNode(t, harness.NodeConfig{Args: d.args("--access-log", "combined", "--access-log-file", fifo)})
 	web := harness.StartOrigin(t, "web-1")
 	node.WaitRevision(node.Put(webKey, web.Definition()))
 

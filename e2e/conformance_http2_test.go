@@ -149,29 +149,33 @@ func TestHTTP2RequestsReachTheOriginOnceOrNotAtAll(t *testing.T) {
 	t.Parallel()
 	origin := harness.Listen(t)
 	seen := record(origin)
-	node := harness.StartNode(t, harness.NodeConfig{})
-	node.WaitRevision(node.Put(webKey, fmt.Sprintf(`{"host":"127.0.0.1","port":%s,"host_header":"none.test"}`, origin.Port())))
+	nodes := startDrivers(t)
+	put(nodes, webKey, fmt.Sprintf(`{"host":"127.0.0.1","port":%s,"host_header":"none.test"}`, origin.Port()))
 	ran := map[string]h2Case{}
 	t.Run("cases", func(t *testing.T) {
 		for i, c := range h2Cases {
-			from := fmt.Sprintf("127.78.0.%d", 1+i)
-			ran[from] = c
-			t.Run(c.name, func(t *testing.T) {
-				t.Parallel()
-				w := connect(t, node, "", from, "whole")
-				a, _ := h2Request(w.Conn, c.head, c.data, c.trailers)
-				status := a.message.Status()
-				switch {
-				case c.status == 0 && a.err == nil && status < 400:
-					t.Errorf("answer %v, want a refusal", a.message)
-				case c.status != 0 && (a.err != nil || status != c.status):
-					t.Errorf("answer %v, %v, want %d", a.message, a.err, c.status)
-				}
-			})
+			for j, d := range drivers {
+				from := fmt.Sprintf("127.78.%d.%d", j, 1+i)
+				ran[from] = c
+				t.Run(c.name+"/"+d.name, func(t *testing.T) {
+					t.Parallel()
+					w := way{address: nodes[j].Address()}.connect(t, from)
+					a, _ := h2Request(w.Conn, c.head, c.data, c.trailers)
+					status := a.message.Status()
+					switch {
+					case c.status == 0 && a.err == nil && status < 400:
+						t.Errorf("answer %v, want a refusal", a.message)
+					case c.status != 0 && (a.err != nil || status != c.status):
+						t.Errorf("answer %v, %v, want %d", a.message, a.err, c.status)
+					}
+				})
+			}
 		}
 	})
-	if code := node.Terminate(); code != 0 {
-		t.Errorf("the node ended with code %d", code)
+	for _, node := range nodes {
+		if code := node.Terminate(); code != 0 {
+			t.Errorf("the node ended with code %d", code)
+		}
 	}
 	origin.Close()
 	for _, problem := range seen.wait() {
@@ -301,16 +305,16 @@ func TestBadAnswersResetStreams(t *testing.T) {
 	cases = append(cases, responseCases...)
 	origin := harness.Listen(t)
 	origin.Each(func(w *harness.Wire) { play(w, cases) })
-	node := harness.StartNode(t, harness.NodeConfig{})
-	node.WaitRevision(node.Put(webKey, fmt.Sprintf(`{"host":"127.0.0.1","port":%s}`, origin.Port())))
+	nodes := startDrivers(t)
+	put(nodes, webKey, fmt.Sprintf(`{"host":"127.0.0.1","port":%s}`, origin.Port()))
 	for i, c := range cases {
-		for _, way := range []string{"whole", "bytes"} {
+		for n, way := range []string{"whole", "bytes"} { // each with one of the drivers: HTTP/2 is goroutines' with either
 			if way == "bytes" && c.atOnce {
 				continue
 			}
 			t.Run(c.name+"/"+way, func(t *testing.T) {
 				t.Parallel()
-				w := harness.Dial(t, "tcp", node.Address())
+				w := harness.Dial(t, "tcp", nodes[(i+n)%len(nodes)].Address())
 				a, next := h2Request(w.Conn, fields{":method", c.method, ":scheme", "http", ":authority", "a", ":path", fmt.Sprintf("/%s/%d", way, i)}, "", nil)
 				if !slices.Equal(a.interim, c.interim) {
 					t.Errorf("interim answers %v, want %v", a.interim, c.interim)

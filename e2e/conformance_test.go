@@ -39,17 +39,17 @@ type requestCase struct {
 	check  func(m harness.Message) string
 }
 
-// TestRequestsReachTheOriginOnceOrNotAtAll sends every case three times, as a whole, byte
-// by byte and over TLS, from an address of its own, which X-Forwarded-For names at the origin. When
-// the node has ended and nothing is under way any more, each case's requests at the
+// TestRequestsReachTheOriginOnceOrNotAtAll sends every case in each way: as a whole and byte
+// by byte, with either driver, and over TLS; from an address of its own, which X-Forwarded-For names
+// at the origin. When the nodes have ended and nothing is under way any more, each case's requests at the
 // origin have to be those it is meant to cause, all of them in a form that can be read
 // in one way only.
 func TestRequestsReachTheOriginOnceOrNotAtAll(t *testing.T) {
 	t.Parallel()
 	origin := harness.Listen(t)
 	seen := record(origin)
-	node, secure := startSecure(t)
-	node.WaitRevision(node.Put(webKey, fmt.Sprintf(`{"host":"127.0.0.1","port":%s,"host_header":"none.test"}`, origin.Port())))
+	nodes, ways := startWays(t)
+	put(nodes, webKey, fmt.Sprintf(`{"host":"127.0.0.1","port":%s,"host_header":"none.test"}`, origin.Port()))
 
 	var cases []requestCase
 	for _, row := range conformanceRows(t, "requests.txt", false) {
@@ -70,17 +70,19 @@ func TestRequestsReachTheOriginOnceOrNotAtAll(t *testing.T) {
 				n += len(ways) * i
 				from := fmt.Sprintf("127.77.%d.%d", n/250, 1+n%250)
 				ran[from] = c
-				t.Run(c.name+"/"+way, func(t *testing.T) {
+				t.Run(c.name+"/"+way.name, func(t *testing.T) {
 					t.Parallel()
-					w := connect(t, node, secure, from, way)
+					w := way.connect(t, from)
 					defer w.Close()
-					c.run(t, w, way == "bytes")
+					c.run(t, w, way.kind == "bytes")
 				})
 			}
 		}
 	})
-	if code := node.Terminate(); code != 0 {
-		t.Errorf("the node ended with code %d", code)
+	for _, node := range nodes {
+		if code := node.Terminate(); code != 0 {
+			t.Errorf("the node ended with code %d", code)
+		}
 	}
 	origin.Close()
 	for _, problem := range seen.wait() {
@@ -125,32 +127,51 @@ func (c requestCase) canaries() int {
 	return 0
 }
 
-// ways are those in which a case is sent.
-var ways = []string{"whole", "bytes", "TLS"}
+// A way is how a case is sent, and where.
+type way struct {
+	name    string // its kind and the node's driver
+	kind    string // whole, bytes or TLS
+	address string
+}
 
-// startSecure starts a node that listens with TLS too.
-func startSecure(t *testing.T) (node *harness.Node, secure string) {
+// startWays starts a node for each driver, on one etcd, and says in which ways they are to
+// be spoken to. What comes by TLS is for goroutines in either.
+func startWays(t *testing.T) (nodes []*harness.Node, ways []way) {
+	t.Helper()
+	args, secure := secureArgs(t)
+	nodes = startDrivers(t, args...)
+	for i, n := range nodes {
+		for _, kind := range []string{"whole", "bytes"} {
+			ways = append(ways, way{kind + "/" + drivers[i].name, kind, n.Address()})
+		}
+	}
+	return nodes, append(ways, way{"TLS", "TLS", secure})
+}
+
+// secureArgs are those of a node that listens with TLS too.
+func secureArgs(t *testing.T) (args []string, secure string) {
 	t.Helper()
 	cert, key := newIssuer(t).issueFiles(t.TempDir(), "node.test")
 	secure = harness.FreeAddress(t)
-	return harness.StartNode(t, harness.NodeConfig{Args: []string{
-		"--listen", "tls://" + secure, "--tls-cert", cert, "--tls-key", key,
-	}}), secure
+	return []string{"--listen", "tls://" + secure, "--tls-cert", cert, "--tls-key", key}, secure
 }
 
-// connect connects in one of the ways, from an address of loopback.
-func connect(t *testing.T, node *harness.Node, secure, from, way string) *harness.Wire {
+// startSecure starts such a node.
+func startSecure(t *testing.T) (node *harness.Node, secure string) {
 	t.Helper()
-	address := node.Address()
-	if way == "TLS" {
-		address = secure
-	}
+	args, secure := secureArgs(t)
+	return harness.StartNode(t, harness.NodeConfig{Args: args}), secure
+}
+
+// connect connects from an address of loopback.
+func (y way) connect(t *testing.T, from string) *harness.Wire {
+	t.Helper()
 	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}, Timeout: harness.WaitLimit}
-	conn, err := d.Dial("tcp", address)
+	conn, err := d.Dial("tcp", y.address)
 	if err != nil {
 		harness.Lack(t, "no connection from %s, as Linux has it: %v", from, err)
 	}
-	if way == "TLS" {
+	if y.kind == "TLS" {
 		secure := tls.Client(conn, &tls.Config{InsecureSkipVerify: true})
 		if err := secure.HandshakeContext(t.Context()); err != nil {
 			t.Fatal(err)
@@ -610,23 +631,23 @@ func TestBadAnswersAreNeverTakenForWhole(t *testing.T) {
 	cases = append(cases, responseCases...)
 	origin := harness.Listen(t)
 	origin.Each(func(w *harness.Wire) { play(w, cases) })
-	node, secure := startSecure(t)
-	node.Put(webKey, fmt.Sprintf(`{"host":"127.0.0.1","port":%s}`, origin.Port()))
+	nodes, ways := startWays(t)
+	put(nodes, webKey, fmt.Sprintf(`{"host":"127.0.0.1","port":%s}`, origin.Port()))
 	// Some cases close after a good answer; a POST that takes such a connection at that
 	// moment is 502, as it should be.
-	node.Put("/roster/backends/fresh", fmt.Sprintf(`{"host":"127.0.0.1","port":%s,"reuse":false}`, origin.Port()))
-	node.WaitRevision(node.Put("/roster/routes/fresh", `{"match":{"method":["POST","PATCH"]},"backend":"fresh"}`))
+	put(nodes, "/roster/backends/fresh", fmt.Sprintf(`{"host":"127.0.0.1","port":%s,"reuse":false}`, origin.Port()))
+	put(nodes, "/roster/routes/fresh", `{"match":{"method":["POST","PATCH"]},"backend":"fresh"}`)
 	for i, c := range cases {
 		for _, way := range ways {
-			if way == "bytes" && c.atOnce {
+			if way.kind == "bytes" && c.atOnce {
 				continue
 			}
-			t.Run(c.name+"/"+way, func(t *testing.T) {
+			t.Run(c.name+"/"+way.name, func(t *testing.T) {
 				t.Parallel()
 				for _, old := range []bool{false, true} {
-					w := connect(t, node, secure, "127.0.0.1", way)
+					w := way.connect(t, "127.0.0.1")
 					defer w.Close()
-					target := fmt.Sprintf("/%s/%d", way, i)
+					target := fmt.Sprintf("/%s/%d", way.kind, i)
 					if old {
 						c.runOld(t, w, target)
 					} else {

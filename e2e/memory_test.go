@@ -30,7 +30,13 @@ const idleConnections = 10_000
 func TestIdleConnectionsAreCheap(t *testing.T) {
 	harness.NeedProc(t)
 	harness.NeedDescriptors(t, idleConnections+2000)
-	node := harness.StartNode(t, harness.NodeConfig{Plain: true})
+	for _, d := range drivers {
+		t.Run(d.name, func(t *testing.T) { idleConnectionsAreCheap(t, d) })
+	}
+}
+
+func idleConnectionsAreCheap(t *testing.T, d driver) {
+	node := harness.StartNode(t, harness.NodeConfig{Plain: true, Args: d.args()})
 	web := harness.StartOrigin(t, "web-1")
 	node.WaitRevision(node.Put("/roster/backends/web-1", web.Definition()))
 
@@ -42,7 +48,10 @@ func TestIdleConnectionsAreCheap(t *testing.T) {
 	node.Collect()
 	after, _ := node.Memory()
 
-	const most = 2 << 10
+	most := int64(2 << 10)
+	if d.loops == 0 {
+		most = 12 << 10 // twice the aim, for garbage that is not given back yet
+	}
 	each := (after - before) / idleConnections
 	t.Logf("%d bytes for each of %d idle connections", each, idleConnections)
 	if each > most {
@@ -189,6 +198,7 @@ const (
 // bulkWay is how a large body travels.
 type bulkWay struct {
 	name     string
+	driver   driver
 	chunked  bool   // no length is announced
 	front    bool   // HTTP/2 from the client, over TLS
 	protocol string // to the backend
@@ -196,11 +206,13 @@ type bulkWay struct {
 }
 
 var bulkWays = []bulkWay{
-	{"with a length", false, false, "http/1.1", gib},
-	{"chunked", true, false, "http/1.1", gib / 4},
-	{"HTTP/2 from the client", false, true, "http/1.1", gib / 8},
-	{"HTTP/2 to the backend", true, false, "h2c", gib / 8},
-	{"HTTP/2 all the way", true, true, "h2c", gib / 8},
+	{"with a length", drivers[0], false, false, "http/1.1", gib},
+	{"with a length by goroutines", drivers[1], false, false, "http/1.1", gib / 4},
+	{"chunked", drivers[0], true, false, "http/1.1", gib / 4},
+	{"chunked by goroutines", drivers[1], true, false, "http/1.1", gib / 8},
+	{"HTTP/2 from the client", drivers[0], false, true, "http/1.1", gib / 8},
+	{"HTTP/2 to the backend", drivers[0], true, false, "h2c", gib / 8},
+	{"HTTP/2 all the way", drivers[0], true, true, "h2c", gib / 8},
 }
 
 // bulkNode is a node between a client and an origin of large bodies.
@@ -219,7 +231,7 @@ func startBulkNode(t *testing.T, way bulkWay) *bulkNode {
 	cert, key := ca.Issue(t, "www.example").Write(t, t.TempDir(), "www")
 	secure := harness.FreeAddress(t)
 	n := &bulkNode{way: way, origin: startBulk(t)}
-	n.Node = harness.StartNode(t, harness.NodeConfig{Plain: true, Args: []string{"--listen", "tls://" + secure, "--tls-cert", cert, "--tls-key", key}})
+	n.Node = harness.StartNode(t, harness.NodeConfig{Plain: true, Args: way.driver.args("--listen", "tls://"+secure, "--tls-cert", cert, "--tls-key", key)})
 	n.WaitRevision(n.Put("/roster/backends/bulk", fmt.Sprintf(`{"host": %q, "protocol": %q}`, n.origin.Listener.Addr(), way.protocol)))
 	transport := &http.Transport{DisableCompression: true, ReadBufferSize: 256 << 10, WriteBufferSize: 256 << 10}
 	n.url = n.URL()
