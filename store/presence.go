@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -98,10 +100,8 @@ func ValidateNodeID(id string) error {
 	case len(id) > MaxName:
 		return fmt.Errorf("the node's id is %d bytes long, want at most %d", len(id), MaxName)
 	}
-	for i := range len(id) {
-		if id[i] <= ' ' || id[i] == 0x7f {
-			return fmt.Errorf("the node's id %q has a space or a control character in it", id)
-		}
+	if strings.ContainsFunc(id, func(r rune) bool { return r == ' ' || r == utf8.RuneError || unicode.IsControl(r) }) {
+		return fmt.Errorf("the node's id %q has a space or a control character in it", id)
 	}
 	return nil
 }
@@ -120,13 +120,15 @@ func (s *Store) memberKeys(m Instance) (presence, member string) {
 }
 
 // parseMember reads what a member's key has after its prefix. A node's id may have
-// slashes, an instance has none.
+// slashes, an instance has none. What no node calls itself is no member: it would be shown
+// to people.
 func parseMember(rel string) (Instance, bool) {
 	i := strings.LastIndexByte(rel, '/')
 	if i <= 0 || i == len(rel)-1 {
 		return Instance{}, false
 	}
-	return Instance{rel[:i], rel[i+1:]}, true
+	m := Instance{rel[:i], rel[i+1:]}
+	return m, ValidateNodeID(m.Node) == nil && ValidateNodeID(m.ID) == nil
 }
 
 // Announce writes a member's presence, to end with a lease, and its key of membership
@@ -239,8 +241,32 @@ func (s *Store) memberEvent(kv *mvccpb.KeyValue, live, deleted bool) (MemberEven
 		// from before that was restored.
 		p.Revision, p.Listed = 0, 0
 	}
+	p.plain()
 	e.Presence = &p
 	return e, true
+}
+
+// plain takes what could move a terminal's cursor out of all texts: they come from another
+// node, and are shown to people.
+func (p *Presence) plain() {
+	texts := []*string{&p.ID, &p.Version, &p.Admin, &p.Peer, &p.Digest}
+	for i := range p.Listen {
+		texts = append(texts, &p.Listen[i])
+	}
+	for i := range p.Rejected {
+		texts = append(texts, &p.Rejected[i])
+	}
+	for i := range p.Leaving {
+		texts = append(texts, &p.Leaving[i].Name)
+	}
+	for _, s := range texts {
+		*s = strings.Map(func(r rune) rune {
+			if unicode.IsControl(r) {
+				return ' '
+			}
+			return r
+		}, *s)
+	}
 }
 
 // WatchMembers calls f with what becomes of members' keys from a revision on, and with

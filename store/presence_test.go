@@ -119,6 +119,30 @@ func TestMembersAreReadAndWatched(t *testing.T) {
 	}
 }
 
+// What a terminal would obey reaches nobody who reads the members: they are other machines'.
+func TestMembersSayNothingToATerminal(t *testing.T) {
+	t.Parallel()
+	etcd := storetest.Etcd(t)
+	for key, value := range map[string]string{
+		"\x1b[2J/1": "{}", "x/\x1b[2J": "{}", "\u009b2J/1": "{}", "\x9b2J/1": "{}",
+		"z/1": `{"id":"\u001b[2Jz","version":"v\n1","listen":[":\u008580"],"admin":"a\tb","peer":"p\u007f","digest":"\u0007",` +
+			`"rejected":["r\u001b[A"],"leaving":[{"name":"w\r\n"}]}`,
+	} {
+		if _, err := etcd.Client().Put(t.Context(), "/roster-nodes/"+key, value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	events, _, err := etcd.Store().Members(t.Context())
+	if err != nil || len(events) != 1 {
+		t.Fatalf("%d members, %v, want the one whose name is a node's: %+v", len(events), err, events)
+	}
+	want := &store.Presence{ID: " [2Jz", Version: "v 1", Listen: []string{": 80"}, Admin: "a b", Peer: "p ", Digest: " ",
+		Rejected: []string{"r [A"}, Leaving: []store.Leaving{{Name: "w  "}}}
+	if diff := cmp.Diff(want, events[0].Presence); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+}
+
 func TestAKeptLeaseLivesAndOneThatEndsIsToldOf(t *testing.T) {
 	t.Parallel()
 	// Whoever tried on after the context's end would do so for an hour.
