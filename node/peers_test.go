@@ -136,7 +136,7 @@ func announce(t testing.TB, etcd *storetest.Member, node string, p store.Presenc
 		t.Fatal(err)
 	}
 	p.ID = node
-	if _, err := s.Announce(t.Context(), store.Instance{Node: node, ID: "i"}, p, lease); err != nil {
+	if _, err := s.Announce(t.Context(), store.Instance{Node: node, ID: "i"}, p, lease, 0); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -132,9 +132,11 @@ func parseMember(rel string) (Instance, bool) {
 }
 
 // Announce writes a member's presence, to end with a lease, and its key of membership
-// if that is not there. It returns the revision of that. The error is ErrNoLease if the
-// lease has ended, or what all methods may return.
-func (s *Store) Announce(ctx context.Context, m Instance, p Presence, lease int64) (int64, error) {
+// if that is not there. after is the revision that the last call for this member has
+// returned, 0 if there was none: so a write without an answer, which etcd may carry out
+// much later, does not undo this one. It returns the revision of this write. The error is
+// ErrNoLease if the lease has ended, or what all methods may return.
+func (s *Store) Announce(ctx context.Context, m Instance, p Presence, lease, after int64) (int64, error) {
 	value, err := json.Marshal(p)
 	if err != nil {
 		return 0, fmt.Errorf("store: presence: %w", err)
@@ -144,18 +146,33 @@ func (s *Store) Announce(ctx context.Context, m Instance, p Presence, lease int6
 		return 0, fmt.Errorf("store: presence: %w", err)
 	}
 	presence, member := s.memberKeys(m)
-	put := clientv3.OpPut(presence, string(value), clientv3.WithLease(clientv3.LeaseID(lease)))
 	ctx, c, cancel := s.begin(ctx)
 	defer cancel()
-	r, err := s.client.Txn(ctx).
-		If(clientv3.Compare(clientv3.CreateRevision(member), ">", 0)).
-		Then(put).
-		Else(put, clientv3.OpPut(member, string(static))).
-		Commit()
-	if err := s.leaseFault(ctx, c, err, true); err != nil {
-		return 0, fmt.Errorf("store: presence of %s: %w", m, err)
+	known := after > 0
+	for {
+		here := clientv3.Compare(clientv3.ModRevision(presence), "=", after)
+		puts := []clientv3.Op{clientv3.OpPut(presence, string(value), clientv3.WithLease(clientv3.LeaseID(lease)))}
+		is := clientv3.Compare(clientv3.CreateRevision(member), ">", 0)
+		if !known {
+			puts = append(puts, clientv3.OpPut(member, string(static)))
+			is = clientv3.Compare(clientv3.CreateRevision(member), "=", 0)
+		}
+		r, err := s.client.Txn(ctx).If(here, is).Then(puts...).
+			Else(clientv3.OpGet(presence, clientv3.WithKeysOnly()), clientv3.OpGet(member, clientv3.WithCountOnly())).
+			Commit()
+		if err := s.leaseFault(ctx, c, err, true); err != nil {
+			return 0, fmt.Errorf("store: presence of %s: %w", m, err)
+		}
+		if r.Succeeded {
+			return r.Header.Revision, nil
+		}
+		// Nobody else writes these keys, so what is there is an earlier write of ours.
+		after = 0
+		for _, kv := range r.Responses[0].GetResponseRange().Kvs {
+			after = kv.ModRevision
+		}
+		known = r.Responses[1].GetResponseRange().Count > 0
 	}
-	return r.Header.Revision, nil
 }
 
 // Withdraw deletes both keys of a member, in one revision: nobody sees it as unknown.

@@ -42,13 +42,13 @@ func TestMembersAreReadAndWatched(t *testing.T) {
 	}
 	m := store.Instance{Node: "edge/1:8080", ID: "ab"}
 	p := store.Presence{ID: m.Node, Version: "v1", Level: store.Level, Listen: []string{":80"}, Digest: "d", Ready: true}
-	rev, err := s.Announce(ctx, m, p, lease)
+	rev, err := s.Announce(ctx, m, p, lease, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	// Not a member's key, a value that is none, and a claim from another history.
 	future := store.Instance{Node: "n", ID: "c"}
-	if _, err := s.Announce(ctx, future, store.Presence{ID: "n", Revision: 1 << 40, Digest: "x"}, lease); err != nil {
+	if _, err := s.Announce(ctx, future, store.Presence{ID: "n", Revision: 1 << 40, Digest: "x"}, lease, 0); err != nil {
 		t.Fatal(err)
 	}
 	for key, value := range map[string]string{"/roster-nodes/x": "{}", "/roster-nodes/y/1": "what"} {
@@ -100,7 +100,7 @@ func TestMembersAreReadAndWatched(t *testing.T) {
 	if _, _, err := s.LeaseTTL(ctx, lease); !errors.Is(err, store.ErrNoLease) {
 		t.Errorf("its time: %v", err)
 	}
-	if _, err := s.Announce(ctx, m, p, lease); !errors.Is(err, store.ErrNoLease) {
+	if _, err := s.Announce(ctx, m, p, lease, 0); !errors.Is(err, store.ErrNoLease) {
 		t.Errorf("presence under it: %v", err)
 	}
 	if ok, err := s.Forget(ctx, m); !ok || err != nil {

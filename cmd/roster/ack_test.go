@@ -67,7 +67,7 @@ func TestCommandsTellOfHeldRemovals(t *testing.T) {
 		t.Fatal(err)
 	}
 	holds := store.Presence{ID: "edge-1", Revision: rev, Held: &store.Held{Backends: 12, Revision: rev}}
-	if _, err := s.Announce(t.Context(), store.Instance{Node: "edge-1", ID: "i1"}, holds, lease); err != nil {
+	if _, err := s.Announce(t.Context(), store.Instance{Node: "edge-1", ID: "i1"}, holds, lease, 0); err != nil {
 		t.Fatal(err)
 	}
 	if got := try(t, env, "", "__complete", "ack", ""); got.out != fmt.Sprintf("%d\n:4\n", rev) {

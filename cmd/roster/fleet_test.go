@@ -23,7 +23,7 @@ func member(t *testing.T, s *store.Store, node string, p store.Presence, ttl tim
 		t.Fatal(err)
 	}
 	p.ID = node
-	if _, err := s.Announce(t.Context(), store.Instance{Node: node, ID: "i1"}, p, lease); err != nil {
+	if _, err := s.Announce(t.Context(), store.Instance{Node: node, ID: "i1"}, p, lease, 0); err != nil {
 		t.Fatal(err)
 	}
 	return lease

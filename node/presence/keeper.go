@@ -71,10 +71,11 @@ type Keeper struct {
 
 	// What follows is owned by Run.
 
-	lease   int64
-	said    store.Presence // the last that was written
-	written bool           // the keys are there, perhaps
-	unsure  bool           // the last write has failed, perhaps only its answer
+	lease    int64
+	said     store.Presence // the last that was written
+	revision int64          // of that
+	written  bool           // the keys are there, perhaps
+	unsure   bool           // the last write has failed, perhaps only its answer
 
 	mu     sync.Mutex
 	status Status
@@ -194,7 +195,7 @@ func (k *Keeper) write(ctx context.Context, last []byte, lease int64) ([]byte, e
 	if err != nil || bytes.Equal(value, last) {
 		return last, err
 	}
-	_, err = k.config.Store.Announce(ctx, k.instance, p, lease)
+	revision, err := k.config.Store.Announce(ctx, k.instance, p, lease, k.revision)
 	if errors.Is(err, store.ErrDenied) || errors.Is(err, store.ErrNoLease) {
 		return last, err
 	}
@@ -202,7 +203,7 @@ func (k *Keeper) write(ctx context.Context, last []byte, lease int64) ([]byte, e
 	if err != nil {
 		return last, err
 	}
-	k.said = p
+	k.said, k.revision = p, revision
 	return value, nil
 }
 

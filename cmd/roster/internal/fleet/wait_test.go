@@ -33,7 +33,7 @@ func instance(node string) store.Instance { return store.Instance{Node: node, ID
 func (m *members) announce(node string, p store.Presence) {
 	m.t.Helper()
 	p.ID = node
-	if _, err := m.s.Announce(m.t.Context(), instance(node), p, m.lease); err != nil {
+	if _, err := m.s.Announce(m.t.Context(), instance(node), p, m.lease, 0); err != nil {
 		m.t.Fatal(err)
 	}
 }
@@ -307,7 +307,7 @@ func TestNodesOnTheirWayDoNotDiffer(t *testing.T) {
 	// It looks again after a second; b is there long before.
 	go func() {
 		s := store.Presence{ID: "b", Revision: rev, Digest: "d1", Ready: true}
-		if _, err := m.s.Announce(context.WithoutCancel(t.Context()), instance("b"), s, m.lease); err != nil {
+		if _, err := m.s.Announce(context.WithoutCancel(t.Context()), instance("b"), s, m.lease, 0); err != nil {
 			t.Error(err)
 		}
 	}()
