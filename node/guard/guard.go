@@ -47,6 +47,7 @@ type Guard struct {
 
 	live     map[string]live // the backends in effect by what etcd has
 	revision int64           // of the newest change
+	cluster  uint64          // that revision is of
 	touched  int64           // that the table is at
 	past     []sample        // how many were served, oldest first
 	most     int             // were served before the first was held; 0: none is
@@ -122,13 +123,13 @@ func (g *Guard) Apply(c watcher.Change, now time.Time) Outcome {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if c.Revision < g.revision { // another history, in whose lists it is missing as well
+	if c.Revision < g.revision || c.Cluster != g.cluster { // another history, in whose lists it is missing as well
 		for name, r := range g.held {
-			r.revision = min(r.revision, c.Revision)
+			r.revision = c.Revision // what was acknowledged in it before was not meant for this
 			g.hold(name, r)
 		}
 	}
-	g.revision = c.Revision
+	g.revision, g.cluster = c.Revision, c.Cluster
 	g.forget(now)
 
 	w := work{Guard: g, gone: make(map[string]removed), special: make(map[string]special), refused: make(map[string]*watcher.Rejection)}

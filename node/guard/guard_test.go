@@ -326,6 +326,22 @@ func TestAnotherHistoryNeedsNoRevisionOfTheOldOne(t *testing.T) {
 	}
 }
 
+// Nor does what was acknowledged in another history release it, though its revision is higher.
+func TestAnAcknowledgementOfAnotherClusterIsNotMeant(t *testing.T) {
+	t.Parallel()
+	r := with(20)
+	r.revision = 100
+	r.write(some(0, 15, nil))
+	before := maps.Clone(r.etcd)
+	r.revision, r.ack = 5000, 3000
+	c := r.list(before)
+	c.Cluster = 2
+	r.do(c)
+	if h := r.Held(); h.Revision != 5000 || h.Count != 15 {
+		t.Errorf("held = %+v, want 15, to be released at revision 5000", h)
+	}
+}
+
 // A list is made once, until what is held has changed.
 func TestHeldIsNotMadeForEachChange(t *testing.T) {
 	t.Parallel()

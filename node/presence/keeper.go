@@ -238,6 +238,7 @@ func (k *Keeper) keep(ctx context.Context, lease int64, alive <-chan struct{}, l
 			return err
 		case err != nil:
 			k.config.Logger.Debug("presence is out of date", "error", err) // the lease decides whether it is lost
+			last = nil                                                     // either that, or what was to be written, is there
 			next = time.Now().Add(k.config.Interval)
 		case !bytes.Equal(value, last):
 			last, next = value, time.Now().Add(k.config.Interval)

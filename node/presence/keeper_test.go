@@ -320,6 +320,61 @@ func TestARoleThatMayNotWriteIsToldOnceAndServedOn(t *testing.T) {
 	}
 }
 
+// unsure has one transaction done, and its answer lost.
+type unsure struct {
+	clientv3.KV
+	lose func() bool
+}
+
+func (u unsure) Txn(ctx context.Context) clientv3.Txn { return &unsureTxn{u.KV.Txn(ctx), u.lose} }
+
+type unsureTxn struct {
+	clientv3.Txn
+	lose func() bool
+}
+
+func (u *unsureTxn) If(cs ...clientv3.Cmp) clientv3.Txn   { u.Txn = u.Txn.If(cs...); return u }
+func (u *unsureTxn) Then(ops ...clientv3.Op) clientv3.Txn { u.Txn = u.Txn.Then(ops...); return u }
+func (u *unsureTxn) Else(ops ...clientv3.Op) clientv3.Txn { u.Txn = u.Txn.Else(ops...); return u }
+func (u *unsureTxn) Commit() (*clientv3.TxnResponse, error) {
+	r, err := u.Txn.Commit()
+	if err == nil && u.lose() {
+		return nil, context.DeadlineExceeded
+	}
+	return r, err
+}
+
+// What was written last is not known then: also what was there before is written again.
+func TestAWriteWithoutAnAnswerIsNotTakenForNone(t *testing.T) {
+	t.Parallel()
+	etcd := storetest.Etcd(t)
+	s := storetest.Open(t, store.Config{Endpoints: []string{etcd.Endpoint()}})
+	var r *running
+	var lost atomic.Bool
+	made := make(chan struct{})
+	s.Client().KV = unsure{s.Client().KV, func() bool {
+		<-made
+		return r.state.CompareAndSwap(1, 0) && !lost.Swap(true) // it is as it was by then
+	}}
+	r = keep(t, s, "n1", func(c *presence.Config) { c.Interval = 50 * time.Millisecond })
+	close(made)
+	r.wait(t)
+	r.state.Store(1)
+	r.Changed()
+	until(t, "the answer to be lost, and the first state", func() bool {
+		events, _, err := etcd.Store().Members(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range events {
+			if e.Live {
+				return lost.Load() && e.Presence.Digest == "0"
+			}
+		}
+		return false
+	})
+}
+
 // An interval that never ends: what is written is written without waiting for it.
 func TestReadinessIsWrittenAtOnce(t *testing.T) {
 	t.Parallel()
