@@ -283,7 +283,8 @@ func TestRightsThatAreLostWhileANodeRuns(t *testing.T) {
 			if status.Etcd.Connected || !status.Ready {
 				t.Errorf("status %+v", status)
 			}
-			s.ctl("put", "/roster/backends/web", `{"none": true}`)
+			// It stays a member, and is waited for.
+			s.roster("ops", 6, "roster: n1: ", "put", "backend", "web", `{"none": true}`, "--wait", "--wait-timeout", "200ms")
 			if a := node.Get("/"); a.Status != http.StatusOK || a.Origin != "web" {
 				t.Errorf("without its rights it answers %v", a)
 			}
