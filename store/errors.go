@@ -232,7 +232,7 @@ func (s *Store) unavailable(sentinel, cause error, sent bool, began time.Time) e
 	}
 	e := &unavailable{text: text, is: []error{sentinel, cause}}
 	switch {
-	case s.tls == nil && preface && (text == "EOF" || strings.HasSuffix(text, "connection reset by peer")):
+	case s.tls == nil && preface && (text == "EOF" || strings.HasSuffix(text, "connection reset by peer") || strings.HasSuffix(text, "broken pipe")):
 		// What else may listen there says something, or waits.
 		e.text = fmt.Sprintf("the connection to %s ends at once: %s; if that etcd wants TLS, --etcd-ca or https:// turn it on", strings.Join(s.client.Endpoints(), ","), text)
 		e.is = append(e.is, ErrTLS)
