@@ -38,7 +38,8 @@ A backend that others connect through, as their via, is refused until those are 
 too: --wait waits for theirs.
 
 It may be given after the backend was deleted, too, to wait for what is left of it. That is
-refused while a node holds removed backends (--guard).
+refused while a node holds removed backends (--guard), and where neither etcd's history nor
+a member knows of such a backend: the name may be misspelt.
 
 A member whose presence has ended is unknown: it is named, and waited for, because it may
 still be serving. After --wait-timeout the exit code is 6, and the backend is still
@@ -71,6 +72,9 @@ drained. roster health NAME auto puts it back.`,
 				if gone {
 					if !w.on {
 						return fmt.Errorf("there is no backend or director %s; roster get backends lists what there is", name)
+					}
+					if err := deleted(ctx, st, name); err != nil {
+						return err
 					}
 					if err := fleet.Holding(ctx, st); err != nil { // perhaps this one: it would get requests again afterwards
 						return fmt.Errorf("%s was deleted, but may be held: %w", name, err)
@@ -171,6 +175,30 @@ func drained(ctx context.Context, st *store.Store, name string) ([]string, error
 	}
 	slices.Sort(all)
 	return all, nil
+}
+
+// deleted is nil if a backend was deleted that had this name, by what etcd remembers or a
+// member still has of it. Otherwise no wait is an answer: whoever misspells a name is not
+// to be told that it is safe to kill. A drained name alone, which members repeat, is none.
+func deleted(ctx context.Context, st *store.Store, name string) error {
+	all, oldest, _, err := readHistory(ctx, st, store.Range{Kind: store.Backends, Name: name}, 0)
+	if err != nil || len(all) > 0 {
+		return err
+	}
+	if left, err := fleet.StillHas(ctx, st, name); err != nil || left {
+		return err
+	}
+	switch all, _, _, err := readHistory(ctx, st, store.Range{Kind: store.Directors, Name: name}, 0); {
+	case err != nil && !errors.Is(err, store.ErrDenied):
+		return err
+	case len(all) > 0:
+		return fmt.Errorf("the director %s was deleted: drain the backends that it had, each by its name; roster history director %s has them", name, name)
+	}
+	since := ""
+	if oldest > 0 {
+		since = fmt.Sprintf(", which is since revision %d", oldest)
+	}
+	return fmt.Errorf("there is no backend or director %s, and none was deleted as far as etcd remembers%s; roster get backends lists what there is", name, since)
 }
 
 // connectedVia are the other backends that connect through one of those names. As a drain

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"regexp"
@@ -107,9 +108,38 @@ func TestFleetCommands(t *testing.T) {
 	step("forget b -o yaml", exitUsage, "", "roster: --output is \"yaml\", want text, json\n")
 
 	// Of a backend that was deleted, the override does not stay.
+	step("put backend web-7 host=10.0.0.7", exitDone, "...", "")
+	step("delete backend web-7", exitDone, "...", "")
 	step("drain web-7 --wait", exitDone, "draining web-7 for 90s, at revision ...", "roster: there is no backend or director web-7: waiting for what is left of one that was deleted\n")
 	step("get health web-7", exitFailed, "", "roster: there is no health web-7; ...")
 	step("put backend web-1 host=10.0.0.1 --wait --prefix /nobody/ --etcd 127.0.0.1:1 --timeout 1s", exitUnavailable, "", "...")
+}
+
+// A misspelt name is not safe to kill, also where a drain of it was written before.
+func TestDrainOfANameThatNeverWasDoesNotSayThatItIsSafeToKill(t *testing.T) {
+	t.Parallel()
+	s := newShell(t)
+	unknown := "there is no backend or director wbe-1, and none was deleted as far as etcd remembers; roster get backends lists what there is"
+	s.want(1, "drain wbe-1 --wait", unknown)
+	s.want(1, "get health wbe-1")
+	s.want(0, "health wbe-1 drain")
+	member(t, s.etcd.Store(), "a", store.Presence{Leaving: []store.Leaving{{Name: "wbe-1", Settled: true}}}, time.Hour)
+	s.want(1, "drain wbe-1 --wait", unknown)
+	member(t, s.etcd.Store(), "a", store.Presence{Leaving: []store.Leaving{{Name: "wbe-1", Active: 1}}}, time.Hour)
+	s.want(6, "drain wbe-1 --wait --wait-timeout 100ms", "waiting for what is left of one that was deleted")
+
+	s.want(0, "apply -f "+s.file("directors:\n  www: {type: random, backends: [wbe-2]}\n"))
+	s.want(0, "delete director www")
+	s.want(1, "drain www --wait", "the director www was deleted: drain the backends that it had, each by its name; roster history director www has them")
+
+	_, now, err := s.etcd.Store().Get(t.Context(), store.Key{Kind: store.Backends, Name: "x"}, 0)
+	if !errors.Is(err, store.ErrNotFound) {
+		t.Fatal(err)
+	}
+	if _, err := s.etcd.Client().Compact(t.Context(), now); err != nil {
+		t.Fatal(err)
+	}
+	s.want(1, "drain web-7 --wait", fmt.Sprintf("as far as etcd remembers, which is since revision %d; ", now))
 }
 
 // Of a backend that others connect through, no node counts the connections as its own, and a

@@ -112,6 +112,29 @@ func Holding(ctx context.Context, s *store.Store) error {
 	return errors.New(strings.Join(said, "; "))
 }
 
+// StillHas says whether a member says that it still has something of a backend. Who may not
+// read members is told of none.
+func StillHas(ctx context.Context, s *store.Store, name string) (bool, error) {
+	events, _, err := s.Members(ctx)
+	if errors.Is(err, store.ErrDenied) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	for _, e := range events {
+		if e.Presence == nil {
+			continue
+		}
+		for _, l := range e.Presence.Leaving {
+			if l.Name == name && l.Active+l.Queued+l.Connections > 0 {
+				return true, nil
+			}
+		}
+	}
+	return false, nil
+}
+
 // writeMembers writes a line per member, and what they say that is worth one.
 func (f *Fleet) writeMembers(w io.Writer) {
 	if f.MembersError != "" {
