@@ -63,7 +63,7 @@ func TestThePasswordFileIsReadAgainForEachLogIn(t *testing.T) {
 // answer, was not made.
 func TestALogInWithoutAnswerIsNoWriteOfUnknownOutcome(t *testing.T) {
 	t.Parallel()
-	m := storetest.Etcd(t, func(ec *embed.Config) { ec.BcryptCost = 12 }) // a log-in takes a good part of a second
+	m := storetest.Etcd(t, func(ec *embed.Config) { ec.BcryptCost = 11 }) // a log-in takes a tenth of a second
 	enableAuth(t, m.Client())
 	a := storetest.Open(t, store.Config{Endpoints: []string{m.Endpoint()}, User: "team-a", Password: "a's secret", RequestTimeout: 50 * time.Millisecond})
 	_, err := a.Put(t.Context(), web1, []byte("x"), store.AnyRevision)
