@@ -41,6 +41,25 @@ func isClosed(c chan struct{}) bool {
 	}
 }
 
+// cedeLimit is how long a new process waits at most for the snapshot, which a disk that
+// hangs never lets go.
+const cedeLimit = time.Second
+
+// within calls f, and says whether it returns within a time.
+func within(limit time.Duration, f func()) bool {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f()
+	}()
+	select {
+	case <-done:
+		return true
+	case <-time.After(limit):
+		return false
+	}
+}
+
 // upgradeTimeout is Config.UpgradeTimeout's default: more than a node takes to be ready
 // with the defaults of all others.
 const upgradeTimeout = time.Minute
@@ -93,8 +112,8 @@ func (n *Node) upgrade(ctx context.Context, superseded func()) error {
 		close(n.turn.over)
 		n.config.Notify(movedTo(next.Pid(), n.servingAt()))
 		superseded()
-		if n.snapshots != nil {
-			n.snapshots.Cede()
+		if n.snapshots != nil && !within(cedeLimit, n.snapshots.Cede) {
+			n.config.Logger.Warn("the snapshot's disk hangs: an older state of this process may yet replace the new one's first")
 		}
 		next.Leave()
 		return nil
