@@ -43,7 +43,10 @@ a member knows of such a backend: the name may be misspelt.
 
 A member whose presence has ended is unknown: it is named, and waited for, because it may
 still be serving. After --wait-timeout the exit code is 6, and the backend is still
-drained. roster health NAME auto puts it back.`,
+drained. roster health NAME auto puts it back. Of a director that is to be said of each of
+its backends, not of the director: the command for it is printed.
+
+With --for the drain may end while it is waited for: then the wait ends, too, with 6.`,
 		Example: `  roster drain web-1 --wait && ssh web-1 systemctl restart app
   roster drain web-1 --wait --wait-timeout 5m --reason "new kernel"
   roster drain team-a/www --for 1h
@@ -108,8 +111,11 @@ drained. roster health NAME auto puts it back.`,
 					}()
 				}
 				text := fmt.Sprintf("draining %s%s, at revision %d\n", strings.Join(names, ", "), o.lasting(), rev)
+				if !slices.Equal(names, []string{name}) {
+					text += fmt.Sprintf("roster health %s auto puts back what was drained\n", strings.Join(names, " "))
+				}
 				return w.finish(ctx, s, st, change{
-					began: began, revision: rev, keys: keys, quiet: slices.Concat(names, through), text: text,
+					began: began, revision: rev, keys: keys, quiet: slices.Concat(names, through), ends: o.lasts, text: text,
 					done: fmt.Sprintf("no member has a request or connection of %s: safe to kill", strings.Join(names, ", ")),
 				})
 			})

@@ -55,7 +55,7 @@ func TestFleetCommands(t *testing.T) {
 	step("health web-1 sick --for 10ms", exitUsage, "", "roster: --for is 10ms, want 1s or more\n")
 	step("health 1 sick", exitInvalid, "", "roster: name \"1\" has a segment that does not begin with a letter\n")
 	step("health web-1 sick -o yaml", exitUsage, "", "roster: --output is \"yaml\", want table, json\n")
-	step("drain www", exitDone, "draining web-1, web-2, at revision 6\n", "")
+	step("drain www", exitDone, "draining web-1, web-2, at revision 6\nroster health web-1 web-2 auto puts back what was drained\n", "")
 	step("drain web-7", exitFailed, "", "roster: there is no backend or director web-7; ...")
 	step("health web-1 drain --for 1h", exitDone, "web-1 is drain for 1h, at revision 7\n", "")
 	e, _, err := s.Get(t.Context(), store.Key{Kind: store.HealthKind, Name: "web-1"}, 0)
@@ -96,9 +96,9 @@ func TestFleetCommands(t *testing.T) {
 	if err := s.Revoke(t.Context(), a); err != nil {
 		t.Fatal(err)
 	}
-	step("put health web-1 auto --wait --wait-timeout 200ms", exitWaiting, "put health/web-1 at revision 12\n",
+	step("put health web-1 auto --wait --wait-timeout 200ms", exitWaiting, "put health/web-1 at revision 12\nwaiting for a: unknown, its presence has ended; roster forget a, once it is sure to be gone\n",
 		"roster: not done after 200ms: revision 12 is written, but not in effect on all members\nroster: a: unknown, its presence has ended; roster forget a, once it is sure to be gone\n")
-	step("drain web-1 --wait --wait-timeout 200ms", exitWaiting, "draining web-1, at revision 13\n", "roster: not done after ...")
+	step("drain web-1 --wait --wait-timeout 200ms", exitWaiting, "draining web-1, at revision 13\nwaiting for a: unknown, ...", "roster: not done after ...")
 	step("status", exitFailed, "NODE  STATE    VERSION  REVISION  LAG  DIGEST  REJECTED  LISTEN  ADMIN\na     unknown  v1       -         -    -       -         :80     -...", "roster: node a is unknown: ...")
 	step("forget a/i1", exitDone, "forgot a/i1\n", "")
 	step("status", exitDone, "no node has its presence in etcd...", "")
@@ -140,6 +140,34 @@ func TestDrainOfANameThatNeverWasDoesNotSayThatItIsSafeToKill(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.want(1, "drain web-7 --wait", fmt.Sprintf("as far as etcd remembers, which is since revision %d; ", now))
+}
+
+// What drain prints to put a director's backends back does it.
+func TestADrainedDirectorIsPutBack(t *testing.T) {
+	t.Parallel()
+	s := newShell(t)
+	s.want(0, "apply -f "+s.file("backends:\n  a: {host: a}\n  b: {host: b}\ndirectors:\n  www: {type: random, backends: [b, a]}\n"))
+	s.want(0, "drain www", "roster health a b auto puts back what was drained\n")
+	s.want(0, "health b a b auto", "a, b are auto, at revision 4\n")
+	if got := s.want(0, "get health"); strings.Contains(got.out, "drain") {
+		t.Errorf("drained yet: %s", got.out)
+	}
+	if got := s.want(0, "drain a"); strings.Contains(got.out, "auto") {
+		t.Errorf("of one backend: %s", got.out)
+	}
+}
+
+// A drain with an end is not waited for any longer, and that it ends is said before.
+func TestADrainThatEndsBeforeItsWaitSaysSo(t *testing.T) {
+	t.Parallel()
+	s := newShell(t)
+	s.want(0, "put backend web-1 host=h")
+	member(t, s.etcd.Store(), "a", store.Presence{}, time.Hour)
+	s.want(6, "drain web-1 --for 1s --wait --wait-timeout 0s", "roster: the drain ends after 1s, and with it the wait: --for is shorter than --wait-timeout",
+		"not done after 1s: revision 4 is written, and its drain has expired\nroster: a: behind, ")
+	if got := s.want(6, "drain web-1 --for 1h --wait --wait-timeout 100ms"); strings.Contains(got.errors, "expired") || strings.Contains(got.errors, "the drain ends") {
+		t.Errorf("of one that lasts longer: %+v", got)
+	}
 }
 
 // Of a backend that others connect through, no node counts the connections as its own, and a

@@ -85,57 +85,69 @@ func healthCommand(s streams) *cobra.Command {
 		o override
 	)
 	cmd := &cobra.Command{
-		Use:   "health NAME sick|healthy|auto|drain",
+		Use:   "health NAME... sick|healthy|auto|drain",
 		Short: "Say how a backend or director is, whatever its probe says",
 		Long: `Say how a backend or director is, whatever its probe says, as Varnish's
 backend.set_health does: sick gets no requests, healthy gets them, drain gets no new
 ones while those in progress finish, and auto is what the probe says.
 
 The word holds until another is said, or for as long as --for says. roster drain also
-waits until nothing is left on a backend.
+waits until nothing is left on a backend. What is said of a director is of the director
+alone, not of its backends. Of several names it is said in one transaction.
 
 ` + waitHelp,
 		Example: `  roster health web-1 sick --reason "disk is full"
   roster health web-1 auto
+  roster health web-1 web-2 auto
   roster health web-1 drain --for 10m --wait`,
-		Args: args(2, 2, "a name and a state: sick, healthy, auto or drain"),
+		Args: args(2, 1001, "names and a state: sick, healthy, auto or drain"),
 		ValidArgsFunction: func(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
-			switch len(args) {
-			case 0:
+			switch {
+			case len(args) == 0:
 				return c.completeNames(cmd, word)
-			case 1:
-				return healthStates, cobra.ShellCompDirectiveNoFileComp
+			case slices.Contains(healthStates, args[len(args)-1]):
+				return nil, cobra.ShellCompDirectiveNoFileComp
 			}
-			return nil, cobra.ShellCompDirectiveNoFileComp
+			return healthStates, cobra.ShellCompDirectiveNoFileComp
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			name := args[0]
-			if err := store.ValidateName(name); err != nil {
-				return withCode(exitInvalid, err)
+			names, word := args[:len(args)-1], args[len(args)-1]
+			for _, name := range names {
+				if err := store.ValidateName(name); err != nil {
+					return withCode(exitInvalid, err)
+				}
 			}
-			if !slices.Contains(healthStates, args[1]) {
-				return usage("the state is %q, want %s", args[1], strings.Join(healthStates, ", "))
+			if !slices.Contains(healthStates, word) {
+				return usage("the state is %q, want %s", word, strings.Join(healthStates, ", "))
 			}
+			slices.Sort(names)
+			names = slices.Compact(names) // a transaction has each key once
 			if err := cmp.Or(w.check(), o.check()); err != nil {
 				return err
 			}
-			state := store.HealthState(args[1])
+			state := store.HealthState(word)
 			return c.do(cmd.Context(), func(ctx context.Context, st *store.Store) error {
-				known, err := defined(ctx, st, name)
-				if err != nil {
-					return err
-				}
-				if !known {
-					fmt.Fprintf(s.err, "roster: there is no backend or director %s yet; it will be %s when there is\n", name, state)
+				for _, name := range names {
+					known, err := defined(ctx, st, name)
+					if err != nil {
+						return err
+					}
+					if !known {
+						fmt.Fprintf(s.err, "roster: there is no backend or director %s yet; it will be %s when there is\n", name, state)
+					}
 				}
 				began := time.Now()
-				keys, rev, _, err := o.put(ctx, st, []string{name}, state)
+				keys, rev, _, err := o.put(ctx, st, names, state)
 				if err != nil {
 					return err
+				}
+				are := "is"
+				if len(names) > 1 {
+					are = "are"
 				}
 				return w.finish(ctx, s, st, change{
 					began: began, revision: rev, keys: keys,
-					text: fmt.Sprintf("%s is %s%s, at revision %d\n", name, state, o.lasting(), rev),
+					text: fmt.Sprintf("%s %s %s%s, at revision %d\n", strings.Join(names, ", "), are, state, o.lasting(), rev),
 				})
 			})
 		},

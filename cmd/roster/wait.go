@@ -18,8 +18,8 @@ import (
 // waitHelp is what commands with --wait say of it.
 const waitHelp = `With --wait it returns once every member of the fleet has applied the change, and says
 how long each took, by the clock of this machine. A member whose presence has ended is
-unknown: it is named, and waited for. After --wait-timeout the exit code is 6; the change
-stays written.`
+unknown: it is named at once, and waited for. After --wait-timeout the exit code is 6; the
+change stays written.`
 
 // waiting is what the commands have in common that can wait for the fleet, and say how
 // it went.
@@ -49,9 +49,10 @@ type change struct {
 	began    time.Time // before it was sent
 	revision int64     // 0: nothing was ever written
 	keys     []store.Key
-	quiet    []string // backends that are to have no request or connection
-	text     string   // for people, whole lines
-	done     string   // for people, once all members are done; a default if empty
+	quiet    []string      // backends that are to have no request or connection
+	ends     time.Duration // after which a drain that is waited for ends by itself; 0: never
+	text     string        // for people, whole lines
+	done     string        // for people, once all members are done; a default if empty
 }
 
 // finish reports a change, after waiting for it if that is wanted.
@@ -68,14 +69,24 @@ func (w *waiting) finish(ctx context.Context, s streams, st *store.Store, c chan
 	}
 	var late error
 	if w.on {
+		limit, expires := w.limit, false
+		if c.ends > 0 && (limit == 0 || c.ends < limit) { // from then on no node says what is left
+			limit, expires = c.ends, true
+			fmt.Fprintf(s.err, "roster: the drain ends after %s, and with it the wait: --for is shorter than --wait-timeout\n", store.FormatDuration(limit))
+		}
 		limited, cancel := ctx, context.CancelFunc(func() {})
-		if w.limit > 0 {
-			limited, cancel = context.WithTimeout(ctx, w.limit)
+		if limit > 0 {
+			limited, cancel = context.WithTimeout(ctx, limit)
 		}
 		defer cancel()
 		var news func(fleet.NodeReceipt)
 		if table {
-			news = func(n fleet.NodeReceipt) { fmt.Fprintln(s.out, n) }
+			news = func(n fleet.NodeReceipt) {
+				if n.State == fleet.Unknown {
+					fmt.Fprint(s.out, "waiting for ")
+				}
+				fmt.Fprintln(s.out, n)
+			}
 		}
 		r, err := fleet.Wait(limited, st, fleet.Goal{Revision: c.revision, Quiet: c.quiet}, c.began, news)
 		if err != nil {
@@ -84,9 +95,9 @@ func (w *waiting) finish(ctx context.Context, s streams, st *store.Store, c chan
 		out.Receipt = r
 		switch {
 		case ctx.Err() != nil:
-			return fmt.Errorf("revision %d is written; its wait was interrupted: %w", c.revision, ctx.Err())
+			return joined(append([]error{fmt.Errorf("revision %d is written; its wait was interrupted: %w", c.revision, ctx.Err())}, missing(r)...))
 		case !r.Done:
-			late = w.late(r)
+			late = tooLate(r, limit, expires)
 		case table:
 			if err := writeDone(s.out, c, r); err != nil {
 				return err
@@ -101,16 +112,27 @@ func (w *waiting) finish(ctx context.Context, s streams, st *store.Store, c chan
 	return late
 }
 
-// late is the error of a wait that timed out: who is missing.
-func (w *waiting) late(r *fleet.Receipt) error {
-	errs := []error{fmt.Errorf("not done after %v: revision %d is written, but not in effect on all members", w.limit, r.Revision)}
+// tooLate is the error of a wait that timed out, or whose drain expired: who is missing.
+func tooLate(r *fleet.Receipt, limit time.Duration, expired bool) error {
+	why := fmt.Sprintf("not done after %v: revision %d is written, ", limit, r.Revision)
+	errs := missing(r)
+	switch {
+	case errs == nil:
+		return withCode(exitWaiting, errors.New(why+"and the members are not known: "+r.ErrorText))
+	case expired:
+		why += "and its drain has expired"
+	default:
+		why += "but not in effect on all members"
+	}
+	return withCode(exitWaiting, joined(append([]error{errors.New(why)}, errs...)))
+}
+
+// missing are errors that name the members which are not done.
+func missing(r *fleet.Receipt) (errs []error) {
 	for _, n := range r.Missing() {
 		errs = append(errs, errors.New(n.String()))
 	}
-	if len(errs) == 1 {
-		errs[0] = fmt.Errorf("not done after %v: revision %d is written, and the members are not known: %s", w.limit, r.Revision, r.ErrorText)
-	}
-	return withCode(exitWaiting, joined(errs))
+	return errs
 }
 
 func writeDone(w io.Writer, c change, r *fleet.Receipt) error {

@@ -95,11 +95,12 @@ const retry = 200 * time.Millisecond
 // Wait waits until all members have come to a goal, and then, or when ctx ends, says
 // how far each is. Members that come while it waits are waited for, too; what was
 // written before they came they have from the start. began is when the change was sent.
-// news, which may be nil, is called for each member when it is done.
+// news, which may be nil, is called for each member when it is done, and for one whose
+// presence has ended when it is seen: nobody knows how long that one takes.
 //
 // An error is one of reading the members at all; ctx's end is none, but in the receipt.
 func Wait(ctx context.Context, s *store.Store, g Goal, began time.Time, news func(NodeReceipt)) (*Receipt, error) {
-	w := &wait{goal: g, began: began, news: news, done: map[store.Instance]NodeReceipt{}, seen: map[store.Instance]bool{}}
+	w := &wait{goal: g, began: began, news: news, done: map[store.Instance]NodeReceipt{}, seen: map[store.Instance]bool{}, unknown: map[store.Instance]bool{}}
 	for {
 		err := w.session(ctx, s)
 		switch {
@@ -111,8 +112,9 @@ func Wait(ctx context.Context, s *store.Store, g Goal, began time.Time, news fun
 			return nil, err
 		case errors.Is(err, store.ErrCompacted): // since it was read: read it again
 			continue
+		case !errors.Is(err, errUnsure):
+			w.err = err
 		}
-		w.err = err
 		select {
 		case <-time.After(retry):
 		case <-ctx.Done():
@@ -120,7 +122,12 @@ func Wait(ctx context.Context, s *store.Store, g Goal, began time.Time, news fun
 	}
 }
 
-var errDone = errors.New("all members are done")
+var (
+	errDone = errors.New("all members are done")
+	// What is told of the two keys of a member comes in any order, so one that comes or
+	// ends may seem unknown for a moment: only a list says whether it is.
+	errUnsure = errors.New("a member may be unknown")
+)
 
 type wait struct {
 	goal  Goal
@@ -130,6 +137,7 @@ type wait struct {
 	members presence.Members
 	seen    map[store.Instance]bool        // that were members at any time
 	done    map[store.Instance]NodeReceipt // of those that are, or were when they left
+	unknown map[store.Instance]bool        // of which it was told
 	err     error                          // the last of etcd
 }
 
@@ -142,33 +150,37 @@ func (w *wait) session(ctx context.Context, s *store.Store) error {
 	w.err = nil
 	w.members = nil
 	w.members.Take(events)
-	if w.look() {
+	if done, _ := w.look(true); done {
 		return errDone
 	}
 	return s.WatchMembers(ctx, revision+1, func(events []store.MemberEvent) error {
 		w.members.Take(events)
-		if w.look() {
+		switch done, unsure := w.look(false); {
+		case done:
 			return errDone
+		case unsure:
+			return errUnsure
 		}
 		return nil
 	})
 }
 
-// look judges all members and says whether all are done.
-func (w *wait) look() bool {
-	all := true
+// look judges all members and says whether all are done, and, of what was not listed,
+// whether one may have become unknown.
+func (w *wait) look(listed bool) (all, unsure bool) {
+	all = true
 	for _, m := range w.members.Sorted() {
 		w.seen[m.Instance] = true
 		r := w.goal.judge(m)
 		was, had := w.done[m.Instance]
+		if r.State != Unknown {
+			delete(w.unknown, m.Instance)
+		}
 		switch {
 		case r.State == Done && !had:
 			r.Milliseconds = time.Since(w.began).Milliseconds()
 			w.done[m.Instance] = r
-			if w.news != nil {
-				r.name = w.names()[m.Instance]
-				w.news(r)
-			}
+			w.tell(r, m.Instance)
 		case r.State == Done:
 		case r.State == Unknown && had && len(w.goal.Quiet) == 0:
 			// It had applied the change, and what is applied stays so.
@@ -176,9 +188,24 @@ func (w *wait) look() bool {
 		default:
 			delete(w.done, m.Instance)
 			all = false
+			switch {
+			case r.State != Unknown || w.unknown[m.Instance]:
+			case listed:
+				w.unknown[m.Instance] = true
+				w.tell(r, m.Instance)
+			default:
+				unsure = true
+			}
 		}
 	}
-	return all
+	return all, unsure
+}
+
+func (w *wait) tell(r NodeReceipt, i store.Instance) {
+	if w.news != nil {
+		r.name = w.names()[i]
+		w.news(r)
+	}
 }
 
 func (w *wait) names() map[store.Instance]string {

@@ -81,7 +81,7 @@ func (m *members) wait(g fleet.Goal) *waited {
 func (w *waited) told(node string) {
 	w.t.Helper()
 	if got := <-w.news; got != node {
-		w.t.Errorf("%s is done, want %s", got, node)
+		w.t.Errorf("it told of %s, want %s", got, node)
 	}
 }
 
@@ -157,12 +157,14 @@ func TestWaitNamesThoseThatAreBehindAndUnknown(t *testing.T) {
 	m.announce("ends", store.Presence{})
 	w := m.wait(fleet.Goal{Revision: rev})
 	w.told("a")
+	w.told("gone") // at once, and once
 	if err := m.s.Withdraw(t.Context(), instance("ends")); err != nil {
 		t.Fatal(err)
 	}
 	m.announce("after", store.Presence{Revision: rev}) // so that it is seen
 	w.told("after")
 	m.lapse() // what is applied stays so
+	w.told("late")
 	w.end()
 	r := <-w.done
 	if r.Done {
