@@ -1,9 +1,11 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"regexp"
 	"strings"
@@ -167,6 +169,40 @@ func TestADrainThatEndsBeforeItsWaitSaysSo(t *testing.T) {
 		"not done after 1s: revision 4 is written, and its drain has expired\nroster: a: behind, ")
 	if got := s.want(6, "drain web-1 --for 1h --wait --wait-timeout 100ms"); strings.Contains(got.errors, "expired") || strings.Contains(got.errors, "the drain ends") {
 		t.Errorf("of one that lasts longer: %+v", got)
+	}
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
+
+func TestAnInterruptedWaitNamesWhoIsMissing(t *testing.T) {
+	t.Parallel()
+	st := storetest.Etcd(t).Store()
+	if err := st.Revoke(t.Context(), member(t, st, "a", store.Presence{}, time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	rev, err := st.Put(t.Context(), store.Key{Kind: store.Probes, Name: "p"}, []byte("{}"), store.AnyRevision)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var out strings.Builder
+	s := streams{out: writerFunc(func(b []byte) (int, error) {
+		out.Write(b)
+		if strings.HasSuffix(out.String(), "\n") { // it has named the member
+			cancel()
+		}
+		return len(b), nil
+	}), err: io.Discard}
+	w := waiting{on: true, format: "table"}
+	var errs strings.Builder
+	code := report(&errs, w.finish(ctx, s, st, change{began: time.Now(), revision: rev}))
+	unknown := "a: unknown, its presence has ended; roster forget a, once it is sure to be gone\n"
+	want := fmt.Sprintf("roster: revision %d is written; its wait was interrupted: context canceled\nroster: %s", rev, unknown)
+	if code != exitFailed || out.String() != "waiting for "+unknown || errs.String() != want {
+		t.Errorf("code %d\n%s%s\nwant\n%s", code, out.String(), errs.String(), want)
 	}
 }
 
