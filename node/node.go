@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -390,11 +391,15 @@ func (n *Node) watch(ctx context.Context) error {
 	if n.snapshots != nil {
 		patience = min(patience, n.config.SnapshotAfter/2)
 	}
+	waiting, over := context.WithTimeout(ctx, patience)
+	var explaining sync.WaitGroup
+	explaining.Go(func() { n.watcher.Explain(waiting) })
 	select {
 	case <-n.presence.Tried():
-	case <-time.After(patience):
-	case <-ctx.Done():
+	case <-waiting.Done():
 	}
+	over()
+	explaining.Wait()
 	return n.watcher.Run(ctx)
 }
 

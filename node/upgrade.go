@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -208,7 +209,8 @@ func (n *Node) awaitTurn(ctx context.Context) bool {
 			return false
 		}
 	case <-time.After(firstTable):
-		log.Warn("no definitions yet: requests are answered 503", "waiting_for", n.config.Store.Endpoints)
+		why := cmp.Or(n.watcher.Status().Error, "no answer yet")
+		log.Warn("no definitions yet: requests are answered 503", "waiting_for", n.config.Store.Endpoints, "error", why)
 	case <-ctx.Done():
 		return false
 	}

@@ -549,3 +549,31 @@ func TestARequestSurvivesTheLossOfAMember(t *testing.T) {
 	}
 	t.Log(err)
 }
+
+// Why there is no etcd is known at once, while requests wait for it.
+func TestUnreachableSaysWhyWithoutWaiting(t *testing.T) {
+	t.Parallel()
+	for name, user := range map[string]string{"no user": "", "a user": "ann"} {
+		cfg := store.Config{Endpoints: []string{"127.0.0.1:1"}, User: user}
+		if user != "" {
+			cfg.Password = "secret"
+		}
+		s, err := store.Open(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		if err := s.Unreachable(t.Context()); !errors.Is(err, store.ErrUnavailable) || !strings.Contains(err.Error(), "connection refused") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	there := storetest.Etcd(t).Store()
+	if _, _, err := there.Members(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ended, end := context.WithCancel(t.Context())
+	end()
+	if err := there.Unreachable(ended); err != nil {
+		t.Errorf("etcd is there, and %v", err)
+	}
+}

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/stats"
 	"google.golang.org/grpc/status"
 )
@@ -52,10 +53,35 @@ func callOf(ctx context.Context) *call {
 
 const authenticate = "/etcdserverpb.Auth/Authenticate"
 
+// Unreachable waits until no member of etcd can be reached, and says why: requests wait for
+// a connection as long as they may, and know only then. It is nil if ctx ends before.
+func (s *Store) Unreachable(ctx context.Context) error {
+	conn := s.client.ActiveConnection()
+	conn.Connect()
+	for state := conn.GetState(); state != connectivity.TransientFailure; state = conn.GetState() {
+		if !conn.WaitForStateChange(ctx, state) {
+			return nil
+		}
+	}
+	// What does not wait fails at once then, with the reason. This asks nobody for a password.
+	began := time.Now()
+	_, err := grpc_health_v1.NewHealthClient(conn).Check(ctx, &grpc_health_v1.HealthCheckRequest{}, grpc.WaitForReady(false))
+	if err == nil || ctx.Err() != nil || status.Code(err) != codes.Aborted {
+		return nil // there is one again
+	}
+	return s.unavailable(ErrUnavailable, err, false, began)
+}
+
 // intercept sees every attempt at a request, under the etcd client's retries.
 // Logging in is part of the request that needs it.
 func (s *Store) intercept(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 	switch {
+	case method == grpc_health_v1.Health_Check_FullMethodName:
+		err := invoke(ctx, method, req, reply, cc, opts...)
+		if status.Code(err) == codes.Unavailable { // the client would try that again, a hundred times
+			err = status.Error(codes.Aborted, status.Convert(err).Message())
+		}
+		return err
 	case method == authenticate:
 		// The client wants a token while it is made, and would wait for etcd.
 		// With an empty one it fetches another for the first request.

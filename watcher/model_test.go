@@ -257,6 +257,11 @@ func (m *model) count(ctx context.Context, revision int64) (int, error) {
 	return len(m.history.at(at)), nil
 }
 
+func (m *model) unreachable(ctx context.Context) error {
+	<-ctx.Done()
+	return nil
+}
+
 func (m *model) survey(ctx context.Context, since int64) (int, bool, header, error) {
 	if err := m.reach(ctx); err != nil {
 		return 0, false, header{}, err

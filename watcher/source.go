@@ -30,6 +30,8 @@ type source interface {
 	// watch opens a stream of the events from revision on. It waits for a connection
 	// while ctx lasts, and the stream ends with ctx.
 	watch(ctx context.Context, revision int64) (stream, error)
+	// unreachable waits until etcd cannot be reached, and says why, or nil if ctx ends before.
+	unreachable(ctx context.Context) error
 }
 
 // stream is one watch on one connection.
@@ -74,7 +76,10 @@ type etcd struct {
 	client  *clientv3.Client
 	prefix  string
 	tracked func(context.Context) (context.Context, func(error) error) // see store.Store
+	lost    func(context.Context) error                                // its Unreachable
 }
+
+func (s etcd) unreachable(ctx context.Context) error { return s.lost(ctx) }
 
 func (s etcd) page(ctx context.Context, from string, limit int, revision int64) (page, error) {
 	ctx, explain := s.tracked(ctx)

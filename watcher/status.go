@@ -1,6 +1,7 @@
 package watcher
 
 import (
+	"context"
 	"errors"
 	"time"
 
@@ -104,6 +105,18 @@ func (w *Watcher) connected(endpoint string) {
 	}
 }
 
+// Explain notes in the status why there is no etcd as soon as that is known, while requests
+// still wait for a connection. It returns then, or when ctx ends. Run does it by itself.
+func (w *Watcher) Explain(ctx context.Context) {
+	if err := w.source.unreachable(ctx); err != nil {
+		w.update(func(s *Status) {
+			if !s.Connected {
+				s.Error = err.Error()
+			}
+		})
+	}
+}
+
 // ended notes how a session ended.
 func (w *Watcher) ended(err error) {
 	switch {
@@ -115,7 +128,11 @@ func (w *Watcher) ended(err error) {
 		w.update(func(s *Status) { s.Connected, s.Error = false, err.Error() })
 		if !w.down {
 			w.down, w.since = true, time.Now()
-			w.cfg.Logger.Warn("etcd is not reachable: keeping what is known", "error", err, "revision", w.seen)
+			if w.seen == 0 {
+				w.cfg.Logger.Warn("etcd is not reachable: nothing is known yet", "error", err)
+			} else {
+				w.cfg.Logger.Warn("etcd is not reachable: keeping what is known", "error", err, "revision", w.seen)
+			}
 			w.refused = denied(err)
 		} else if denied(err) && !w.refused { // it is there again, and that will not mend by itself
 			w.refused = true

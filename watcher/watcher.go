@@ -44,7 +44,7 @@ func New(cfg Config) (*Watcher, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	return newWatcher(cfg, etcd{cfg.Store.Client(), cfg.Store.Prefix(), cfg.Store.Tracked}), nil
+	return newWatcher(cfg, etcd{cfg.Store.Client(), cfg.Store.Prefix(), cfg.Store.Tracked, cfg.Store.Unreachable}), nil
 }
 
 func newWatcher(cfg Config, source source) *Watcher {
@@ -126,9 +126,10 @@ var (
 // session says whether it came so far as to prove that nothing is missing.
 func (w *Watcher) session(parent context.Context) (proven bool, err error) {
 	ctx, cancel := context.WithCancelCause(parent)
-	var receiver sync.WaitGroup
-	defer receiver.Wait()
+	var helpers sync.WaitGroup
+	defer helpers.Wait()
 	defer cancel(nil)
+	helpers.Go(func() { w.Explain(ctx) })
 
 	if w.saved != nil {
 		w.answered.Store(false)
@@ -155,7 +156,7 @@ func (w *Watcher) session(parent context.Context) (proven bool, err error) {
 	}
 	w.update(func(s *Status) { s.Streams++ })
 	received := make(chan reception)
-	receiver.Go(func() { receive(ctx, s, received) })
+	helpers.Go(func() { receive(ctx, s, received) })
 	var first reception
 	select {
 	case first = <-received:

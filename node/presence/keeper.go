@@ -280,7 +280,7 @@ func (k *Keeper) note(err error) {
 	log := k.config.Logger
 	switch {
 	case err != nil && (was.Error == "" || was.Present):
-		log.Warn("presence cannot be written: the fleet does not know how far this node is, which serves on", "instance", k.instance.String(), "error", err)
+		log.Warn("presence cannot be written: the fleet does not know how far this node is", "instance", k.instance.String(), "error", err)
 	case err == nil && was.Error != "":
 		log.Info("presence is written again", "instance", k.instance.String())
 	}
