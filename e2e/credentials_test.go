@@ -152,9 +152,6 @@ func TestWrongCredentialsForEtcdAreNamed(t *testing.T) {
 			harness.Until(t, "the log to say it", func() (bool, any) {
 				return without(strings.ReplaceAll(node.Log(), `\"`, `"`), c.says) == "", node.Log()
 			})
-			if strings.Contains(node.Log(), "keeping what is known") || strings.Contains(node.Log(), "serves on") {
-				t.Errorf("it knows nothing that it could serve:\n%s", node.Log())
-			}
 		})
 	}
 }

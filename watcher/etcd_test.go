@@ -147,7 +147,7 @@ func (r *rig) same(when string) {
 }
 
 func (r *rig) diff() string {
-	fresh := newWatcher(quick, etcd{r.etcd, prefix, new(store.Store).Tracked})
+	fresh := newWatcher(quick, etcd{r.etcd, prefix, new(store.Store).Tracked, never})
 	ctx, cancel := context.WithTimeout(r.t.Context(), recovery)
 	defer cancel()
 	l, _, err := fresh.read(ctx)
@@ -508,7 +508,7 @@ func TestWhatIsAssumedOfEtcd(t *testing.T) {
 	t.Parallel()
 	m := storetest.Etcd(t)
 	client := m.Client()
-	s := etcd{client, prefix, new(store.Store).Tracked}
+	s := etcd{client, prefix, new(store.Store).Tracked, never}
 	ctx := t.Context()
 	first := write(t, client, pairs(backendA, good, backendB, good, "stray", "x"))
 	second := write(t, client, pairs(backendA, better, backendB, ""))
@@ -635,7 +635,7 @@ func TestRunLeavesNothingBehind(t *testing.T) {
 	m := storetest.Etcd(t)
 	client := m.Client()
 	write(t, client, pairs(backendA, good))
-	source := etcd{client, prefix, new(store.Store).Tracked}
+	source := etcd{client, prefix, new(store.Store).Tracked, never}
 	ignore := []goleak.Option{
 		goleak.IgnoreCurrent(),
 		goleak.IgnoreAnyFunction("google.golang.org/grpc.(*addrConn).connect"), // the client's, not ours
