@@ -121,6 +121,11 @@ func bounded(overload string) *interpreter.RegexOptimization {
 	}
 }
 
+// checks is held for a check: the first that finds an error makes a catalog of all names in the
+// environment's checker, which another with a comprehension may just be copying (cel-go 0.33.2,
+// checker.Env.Catalog and cloneWithDecls).
+var checks sync.Mutex
+
 // compile says all that is wrong with an expression, or returns its program.
 func compile(text string) (cel.Program, Errors) {
 	whole := func(format string, args ...any) Errors { return Errors{{1, 1, fmt.Sprintf(format, args...)}} }
@@ -137,7 +142,9 @@ func compile(text string) (cel.Program, Errors) {
 	}
 	c := checker{tree: parsed.NativeRep(), sizes: map[string]int{}}
 	c.check()
+	checks.Lock()
 	checked, issues := env.Check(parsed)
+	checks.Unlock()
 	errs := append(explain(issues, c.tree), c.errs...)
 	if len(errs) == 0 && checked.OutputType() != cel.BoolType {
 		errs = whole("the condition is of type %s, want bool", checked.OutputType())

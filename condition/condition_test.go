@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 
 	"roster/condition"
@@ -274,4 +275,23 @@ func TestEqualExpressionsAreOneCondition(t *testing.T) {
 		t.Error("different conditions are equal")
 	}
 	runtime.KeepAlive(a)
+}
+
+// TestConditionsAreCompiledAtOnce: definitions are decoded by many goroutines. The race
+// detector sees what the library shares among them.
+func TestConditionsAreCompiledAtOnce(t *testing.T) {
+	t.Parallel()
+	var all sync.WaitGroup
+	for i := range 32 {
+		all.Go(func() {
+			text := `["a", "b"].exists(x, x == req.path)`
+			if i%2 > 0 {
+				text = `nobody.knows == "` + strings.Repeat("x", i) + `"`
+			}
+			if _, err := condition.Compile(text); (err != nil) != (i%2 > 0) {
+				t.Errorf("%s: %v", text, err)
+			}
+		})
+	}
+	all.Wait()
 }
