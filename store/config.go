@@ -125,7 +125,7 @@ func (c Config) checkLogin() error {
 	case c.Password != "" && c.PasswordFile != "":
 		return errors.New("an etcd password and a file with one, want either")
 	case c.Password == "" && c.PasswordFile == "":
-		return fmt.Errorf("etcd user %s without a password", c.User)
+		return fmt.Errorf("etcd user %s without a password: --etcd-user needs an --etcd-password-file", c.User)
 	}
 	l := login{password: c.Password, file: c.PasswordFile}
 	_, err := l.secret()

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"roster/cmd/roster/internal/fleet"
 	"roster/node/presence"
 	"roster/store"
 )
@@ -50,7 +51,13 @@ itself, and needs no acknowledgement.`,
 				default:
 					_, err = fmt.Fprintf(s.out, "acknowledged removals up to revision %d\n", done)
 				}
-				return err
+				if err != nil {
+					return err
+				}
+				if more := fleet.Holding(ctx, st, done); more != nil {
+					fmt.Fprintf(s.err, "roster: not released: %v\n", more)
+				}
+				return nil
 			})
 		},
 	}

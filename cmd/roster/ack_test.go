@@ -76,6 +76,17 @@ func TestCommandsTellOfHeldRemovals(t *testing.T) {
 	if got := try(t, env, "", "__complete", "ack", "12", ""); got.out != ":4\n" {
 		t.Errorf("completions of a second word: %q", got.out)
 	}
+	for _, tt := range []struct {
+		ack  int64
+		more string
+	}{
+		{rev - 1, fmt.Sprintf("not released: node edge-1 holds 12 backends that were removed; roster ack %d, if that was meant", rev)},
+		{rev, ""},
+	} {
+		if got := try(t, env, "", "ack", fmt.Sprint(tt.ack)); got.code != 0 || (got.errors != "") != (tt.more != "") || !strings.Contains(got.errors, tt.more) {
+			t.Errorf("ack %d: %+v, want %q", tt.ack, got, tt.more)
+		}
+	}
 	got := try(t, env, "", "drain", "web-1", "--wait")
 	if want := fmt.Sprintf("web-1 was deleted, but may be held: node edge-1 holds 12 backends that were removed; roster ack %d, if that was meant", rev); got.code != exitFailed || !strings.Contains(got.errors, want) {
 		t.Errorf("drain: %+v, want %q", got, want)

@@ -79,7 +79,7 @@ With --for the drain may end while it is waited for: then the wait ends, too, wi
 					if err := deleted(ctx, st, name); err != nil {
 						return err
 					}
-					if err := fleet.Holding(ctx, st); err != nil { // perhaps this one: it would get requests again afterwards
+					if err := fleet.Holding(ctx, st, 0); err != nil { // perhaps this one: it would get requests again afterwards
 						return fmt.Errorf("%s was deleted, but may be held: %w", name, err)
 					}
 					fmt.Fprintf(s.err, "roster: there is no backend or director %s: waiting for what is left of one that was deleted\n", name)

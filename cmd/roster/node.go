@@ -30,7 +30,8 @@ func nodeCommand(s streams) *cobra.Command {
 		data           string
 		embeddedListen string
 		config         string
-		level          slog.LevelVar
+		level          slog.Level
+		logLevel       string
 		unknownFields  string
 		errorStatus    string
 		certFiles      []string
@@ -102,6 +103,9 @@ environment, and that over the file:
 			default:
 				errs = multierror.Append(errs, oneOf("unknown-fields", unknownFields, []string{"reject", "warn"}))
 			}
+			if err := level.UnmarshalText([]byte(logLevel)); err != nil {
+				errs = multierror.Append(errs, oneOf("log-level", logLevel, []string{"debug", "info", "warn", "error"}))
+			}
 			switch errorStatus {
 			case "":
 			case "varnish":
@@ -129,7 +133,7 @@ environment, and that over the file:
 			cfg.Version = version()
 			lines := backlog.New(s.err)
 			defer lines.Close()
-			cfg.Logger, cfg.LogDropped = slog.New(slog.NewTextHandler(lines, &slog.HandlerOptions{Level: &level})), lines.Dropped
+			cfg.Logger, cfg.LogDropped = slog.New(slog.NewTextHandler(lines, &slog.HandlerOptions{Level: level})), lines.Dropped
 			if cfg.Embedded != nil {
 				cfg.Embedded.Logger = cfg.Logger
 			}
@@ -220,7 +224,7 @@ environment, and that over the file:
 	f.Var(&networks{&cfg.Destinations.Allow}, "backend-allow", "where backends may be, besides what is allowed anyway, CIDR,...")
 	f.Var(&networks{&cfg.Destinations.Deny}, "backend-deny", "where no backend may be, CIDR,...")
 	f.StringVar(&cfg.Destinations.PathDir, "backend-path-allow", "", "the only folder where backends' sockets may be")
-	f.TextVar(&level, "log-level", &level, "least level of the log: debug, info, warn or error")
+	f.StringVar(&logLevel, "log-level", "info", "least level of the log: debug, info, warn or error")
 	return cmd
 }
 

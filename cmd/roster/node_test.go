@@ -14,21 +14,21 @@ import (
 func TestNodeUsageErrors(t *testing.T) {
 	t.Parallel()
 	for args, want := range map[string][]string{
-		"--prefix bad":                                   {`store: prefix is "bad", want it to begin with "/"`},
-		"--etcd ftp://x":                                 {`store: endpoint "ftp://x": scheme is "ftp", want http or https`},
-		"--etcd x --etcd-user u":                         {"store: etcd user u without a password"},
-		"--etcd x --data y":                              {"--data is for the node's own etcd, and --etcd is that of a fleet: give either"},
-		"--etcd-user u":                                  {"store: etcd user u without a password"},
-		"--embedded-etcd-listen 0.0.0.0:2379":            {"embedded etcd: listening on 0.0.0.0:2379, which is not loopback"},
-		"--admin 127.0.0.1:99999":                        {`admin is "127.0.0.1:99999": `},
-		"--listen tls://:443 --tls-cert a":               {"--tls-cert is given 1 times and --tls-key 0 times, want a key for each"},
-		"--tls-client-ca nowhere":                        {"client CA: stat nowhere: ", `tls-client-ca is "nowhere", and no listener has TLS`},
-		"--idle-timeout 0s --max-header-fields 0":        {"--idle-timeout is 0s, want more than 0; the default is 1m", "--max-header-fields is 0, want more than 0; the default is 128"},
-		"--max-header-size 8GiB --max-target-size 17MiB": {"max-header-size is 8589934592 bytes, want 1024 to 16777216", "max-target-size is 17825792 bytes, want 1 to 16777216"},
-		"--max-connections -1 --access-log apache":       {"max-connections is -1, want 0 (any number) or more", `access-log is "apache", want off, json or combined`},
-		"--min-body-rate fast":                           {`invalid argument "fast" for "--min-body-rate" flag: "fast" is not a size`},
-		"--otlp-endpoint :4318 --tracing-sample 2":       {"tracing-sample is 2, want 0 (none) to 1 (all)", "otlp-endpoint: want a URL such as http://127.0.0.1:4318"},
-		"--prefix bad --listen :x --error-status apache": {"--error-status is", `listen is ":x": `, `store: prefix is "bad"`},
+		"--prefix bad":                                                    {`store: prefix is "bad", want it to begin with "/"`},
+		"--etcd ftp://x":                                                  {`store: endpoint "ftp://x": scheme is "ftp", want http or https`},
+		"--etcd x --etcd-user u":                                          {"store: etcd user u without a password"},
+		"--etcd x --data y":                                               {"--data is for the node's own etcd, and --etcd is that of a fleet: give either"},
+		"--etcd-user u":                                                   {"store: etcd user u without a password"},
+		"--embedded-etcd-listen 0.0.0.0:2379":                             {"embedded etcd: listening on 0.0.0.0:2379, which is not loopback"},
+		"--admin 127.0.0.1:99999":                                         {`admin is "127.0.0.1:99999": `},
+		"--listen tls://:443 --tls-cert a":                                {"--tls-cert is given 1 times and --tls-key 0 times, want a key for each"},
+		"--tls-client-ca nowhere":                                         {"client CA: stat nowhere: ", `tls-client-ca is "nowhere", and no listener has TLS`},
+		"--idle-timeout 0s --max-header-fields 0":                         {"--idle-timeout is 0s, want more than 0; the default is 1m", "--max-header-fields is 0, want more than 0; the default is 128"},
+		"--max-header-size 8GiB --max-target-size 17MiB":                  {"max-header-size is 8589934592 bytes, want 1024 to 16777216", "max-target-size is 17825792 bytes, want 1 to 16777216"},
+		"--max-connections -1 --access-log apache":                        {"max-connections is -1, want 0 (any number) or more", `access-log is "apache", want off, json or combined`},
+		"--min-body-rate fast":                                            {`invalid argument "fast" for "--min-body-rate" flag: "fast" is not a size`},
+		"--otlp-endpoint :4318 --tracing-sample 2":                        {"tracing-sample is 2, want 0 (none) to 1 (all)", "otlp-endpoint: want a URL such as http://127.0.0.1:4318"},
+		"--prefix bad --listen :x --error-status apache --log-level loud": {`--log-level is "loud", want debug, info, warn, error`, "--error-status is", `listen is ":x": `, `store: prefix is "bad"`},
 	} {
 		t.Run(args, func(t *testing.T) {
 			t.Parallel()

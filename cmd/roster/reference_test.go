@@ -221,11 +221,7 @@ func flagDefault(f *pflag.Flag) string {
 	if f.DefValue == "" || f.DefValue == "[]" || f.Value.Type() == "bool" && f.DefValue == "false" {
 		return ""
 	}
-	value := strings.Trim(f.DefValue, "[]")
-	if f.Name == "log-level" {
-		value = strings.ToLower(value) // as it is written
-	}
-	return "`" + value + "`"
+	return "`" + strings.Trim(f.DefValue, "[]") + "`"
 }
 
 // fields writes a row for each field of an object, and those of objects in it.

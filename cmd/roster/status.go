@@ -44,7 +44,7 @@ requests, and when that last changed; the sick come first. Of several nodes, the
 the worst and the change the newest. With -v each node's backends follow, with the history
 of their probes: as backend.list -p.
 
-The exit code is 1 if a node is unknown, is not ready, holds removed backends (--guard),
+The exit code is 1 if a node is unknown, is not ready and is not draining either, holds removed backends (--guard),
 differs from the others, or was named by --admin and does not answer; and 5 if etcd does not
 answer.`,
 		Example: `  roster status

@@ -88,9 +88,9 @@ func holding(h store.Held) string {
 	return fmt.Sprintf("holds %d %s removed; roster ack %d, if that was meant", h.Backends, backends, h.Revision)
 }
 
-// Holding is an error that names the members that hold removed backends; nil: none does,
+// Holding is an error that names the members that hold what revisions above one removed; nil: none does,
 // or etcd does not let us look.
-func Holding(ctx context.Context, s *store.Store) error {
+func Holding(ctx context.Context, s *store.Store, above int64) error {
 	events, _, err := s.Members(ctx)
 	if errors.Is(err, store.ErrDenied) {
 		return nil
@@ -102,7 +102,7 @@ func Holding(ctx context.Context, s *store.Store) error {
 	var all presence.Members
 	all.Take(events)
 	for _, m := range all.Sorted() {
-		if m.Presence != nil && m.Presence.Held != nil {
+		if m.Presence != nil && m.Presence.Held != nil && m.Presence.Held.Revision > above {
 			said = append(said, holds(m.Node, *m.Presence.Held).Error())
 		}
 	}
