@@ -46,6 +46,17 @@ func (s *shared) reuse(p *Pool, unchecked bool) *Conn {
 	}
 }
 
+// idleUntil is when what becomes idle now is over its time, 0 for never, and the tick at which
+// the janitor has to come.
+func (p *Pool) idleUntil(now time.Duration) (expires time.Duration, visit int64) {
+	visit = tickOf(now) + sweepTicks
+	if p.idleTimeout > 0 {
+		expires = now + p.idleTimeout
+		visit = min(visit, tickOf(expires)+1)
+	}
+	return expires, visit
+}
+
 // put makes c idle, or closes it.
 func (s *shared) put(c *Conn) {
 	p := c.pool
@@ -62,12 +73,8 @@ func (s *shared) put(c *Conn) {
 		return
 	}
 	c.state = idle
-	c.expires = 0
-	visit := tickOf(now) + sweepTicks
-	if p.idleTimeout > 0 {
-		c.expires = now + p.idleTimeout
-		visit = min(visit, tickOf(c.expires)+1)
-	}
+	var visit int64
+	c.expires, visit = p.idleUntil(now)
 	if c.older = s.newest; c.older != nil {
 		c.older.newer = c
 	} else {

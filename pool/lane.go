@@ -148,13 +148,7 @@ func (x *links) takeAndUnlock(p *Pool, now time.Duration) *Link {
 // put makes l idle. It is false if nothing is kept here.
 func (x *links) put(l *Link) bool {
 	p := l.pool
-	now := p.m.now()
-	var expires time.Duration
-	visit := tickOf(now) + sweepTicks
-	if p.idleTimeout > 0 {
-		expires = now + p.idleTimeout
-		visit = min(visit, tickOf(expires)+1)
-	}
+	expires, visit := p.idleUntil(p.m.now())
 	x.mu.Lock()
 	if x.retired || p.draining.Load() { // that is looked at here, or Drain might miss l
 		x.mu.Unlock()
