@@ -154,10 +154,11 @@ func (n *Node) present() store.Presence {
 	}
 	p.MoreRejected = t.Counts().Rejected - len(p.Rejected)
 	p.Leaving, p.MoreLeaving = n.leaving(t, store.MaxLeaving)
-	if w, h := n.watcher.Status(), n.guard.Held(); w.Held != "" { // its acknowledgement is one of the other, too
-		p.Held = &store.Held{Backends: t.Counts().Backends, Revision: w.HeldRevision, Empty: true}
-	} else if h.Count > 0 {
-		p.Held = &store.Held{Backends: h.Count, Revision: h.Revision}
+	if h := n.held(n.watcher.Status()); h != nil {
+		p.Held = &store.Held{Backends: h.Backends, Revision: h.Revision, Empty: h.List != ""}
+		if p.Held.Empty {
+			p.Held.Backends = t.Counts().Backends
+		}
 	}
 	return p
 }
