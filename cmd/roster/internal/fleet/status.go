@@ -91,10 +91,7 @@ func holding(h store.Held) string {
 // Holding is an error that names the members that hold what revisions above one removed; nil: none does,
 // or etcd does not let us look.
 func Holding(ctx context.Context, s *store.Store, above int64) error {
-	events, _, err := s.Members(ctx)
-	if errors.Is(err, store.ErrDenied) {
-		return nil
-	}
+	events, err := readable(ctx, s)
 	if err != nil {
 		return err
 	}
@@ -112,13 +109,19 @@ func Holding(ctx context.Context, s *store.Store, above int64) error {
 	return errors.New(strings.Join(said, "; "))
 }
 
+// readable are the members, none if etcd does not let us look.
+func readable(ctx context.Context, s *store.Store) ([]store.MemberEvent, error) {
+	events, _, err := s.Members(ctx)
+	if errors.Is(err, store.ErrDenied) {
+		return nil, nil
+	}
+	return events, err
+}
+
 // StillHas says whether a member says that it still has something of a backend. Who may not
 // read members is told of none.
 func StillHas(ctx context.Context, s *store.Store, name string) (bool, error) {
-	events, _, err := s.Members(ctx)
-	if errors.Is(err, store.ErrDenied) {
-		return false, nil
-	}
+	events, err := readable(ctx, s)
 	if err != nil {
 		return false, err
 	}
