@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"net/http"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -61,7 +60,7 @@ func (l *lab) startCluster(ctx context.Context, name string, proxies int) (*clus
 		c.members = append(c.members, q)
 	}
 	for i, q := range c.members {
-		if err := q.Wait(ctx, func() error { return answers(ctx, "http://"+clients[i]+"/health") }); err != nil {
+		if err := q.Wait(ctx, func() error { return rig.Answers(ctx, "http://"+clients[i]+"/health") }); err != nil {
 			return nil, err
 		}
 	}
@@ -79,7 +78,7 @@ func (l *lab) startCluster(ctx context.Context, name string, proxies int) (*clus
 		if err != nil {
 			return nil, err
 		}
-		if err := q.Wait(ctx, func() error { return answers(ctx, "http://"+address+"/health") }); err != nil {
+		if err := q.Wait(ctx, func() error { return rig.Answers(ctx, "http://"+address+"/health") }); err != nil {
 			return nil, err
 		}
 		c.proxies, c.nodes = append(c.proxies, q), append(c.nodes, address)
@@ -110,25 +109,6 @@ func addresses(n int) (first, second []string, err error) {
 		}
 	}
 	return first, second, nil
-}
-
-// answers says why a URL is not answered with 200.
-func answers(ctx context.Context, url string) error {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return err
-	}
-	answer, err := http.DefaultClient.Do(request)
-	if err != nil {
-		return err
-	}
-	answer.Body.Close()
-	if answer.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s: %s", url, answer.Status)
-	}
-	return nil
 }
 
 // fill puts definitions that stay as they are, and the one that changes with its route.

@@ -111,7 +111,7 @@ func (l *lab) startNodes(ctx context.Context, c *cluster, count int) (nodes []*r
 		nodes = append(nodes, q)
 	}
 	for i, q := range nodes {
-		if err := q.Wait(ctx, func() error { return answers(ctx, "http://"+admin[i]+"/readyz") }); err != nil {
+		if err := q.Wait(ctx, func() error { return rig.Answers(ctx, "http://"+admin[i]+"/readyz") }); err != nil {
 			return nodes, clients, err
 		}
 		n, err := dial(ctx, listen[i])

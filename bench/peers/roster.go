@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"net/http"
 	"path/filepath"
 	"strings"
 	"time"
@@ -36,25 +35,7 @@ func (l *lab) startEtcd(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return q.Wait(ctx, func() error { return ready(ctx, admin) })
-}
-
-func ready(ctx context.Context, admin string) error {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+admin+"/readyz", nil)
-	if err != nil {
-		return err
-	}
-	answer, err := http.DefaultClient.Do(request)
-	if err != nil {
-		return err
-	}
-	answer.Body.Close()
-	if answer.StatusCode != http.StatusOK {
-		return fmt.Errorf("/readyz: %s", answer.Status)
-	}
-	return nil
+	return q.Wait(ctx, func() error { return rig.Answers(ctx, "http://"+admin+"/readyz") })
 }
 
 // startRoster starts a node with definitions of its own.
@@ -81,7 +62,7 @@ func (l *lab) startRoster(ctx context.Context, p *proxy, s scenario) error {
 	if p.process, err = l.Processes.Start(rig.ProxyCore, p.name, binary, args...); err != nil {
 		return err
 	}
-	return p.process.Wait(ctx, func() error { return ready(ctx, admin) })
+	return p.process.Wait(ctx, func() error { return rig.Answers(ctx, "http://"+admin+"/readyz") })
 }
 
 // definitions are keys and values for one backend with a route, or for a fleet.
