@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -156,6 +157,7 @@ environment, and that over the file:
 			if cfg.Program, err = handover.Self(); err != nil {
 				cfg.Logger.Debug("the process cannot be replaced by another", "error", err)
 			}
+			cfg.Loops = withProcessors(cfg.Loops)
 			n, err := node.New(cfg)
 			if err != nil {
 				return withCode(exitUsage, err) // it has only checked what it was given
@@ -237,6 +239,23 @@ func positive(flags *pflag.FlagSet, names ...string) (errs []error) {
 		}
 	}
 	return errs
+}
+
+// withProcessors returns how many loops there are to be, and has Go's scheduler use a
+// processor more than them: where none is idle, it takes a loop's away whenever that
+// waits, and gives it back after.
+func withProcessors(loops int) int {
+	if runtime.GOOS != "linux" {
+		return loops
+	}
+	processors := runtime.GOMAXPROCS(0)
+	if loops < 0 {
+		loops = processors
+	}
+	if loops >= processors {
+		runtime.GOMAXPROCS(loops + 1)
+	}
+	return loops
 }
 
 // onSignal calls f at each such signal until stop is called.

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -85,5 +86,23 @@ func TestNodeSettingsMayBeLists(t *testing.T) {
 	got := try(t, nil, "", "node", "--config", file, "--data", filepath.Join(dir, "data"))
 	if want := `backend-deny: is "nonsense": "nonsense" is no network`; got.code != exitUsage || !strings.Contains(got.errors, want) || strings.Count(got.errors, "\n") != 1 {
 		t.Errorf("code %d, want %d and one line with %q:\n%s", got.code, exitUsage, want, got.errors)
+	}
+}
+
+// TestWithProcessors: loops leave a processor to all else. It is not parallel, for what it
+// sets is the process's.
+func TestWithProcessors(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("there are no loops but on Linux")
+	}
+	before := runtime.GOMAXPROCS(4)
+	defer runtime.GOMAXPROCS(before)
+	for _, c := range []struct{ loops, want, processors int }{
+		{0, 0, 4}, {3, 3, 4}, {4, 4, 5}, {9, 9, 10}, {-1, 4, 5},
+	} {
+		runtime.GOMAXPROCS(4)
+		if got := withProcessors(c.loops); got != c.want || runtime.GOMAXPROCS(0) != c.processors {
+			t.Errorf("%d loops: %d with %d processors, want %d with %d", c.loops, got, runtime.GOMAXPROCS(0), c.want, c.processors)
+		}
 	}
 }

@@ -36,6 +36,7 @@ type Loop struct {
 	fd     int // of the epoll
 	wake   int // an eventfd in it
 	now    time.Duration
+	rested time.Duration // when the scheduler was last given its turn
 
 	slots      []*Source // by number, the first is for wake
 	free       []int32   // slots
@@ -141,7 +142,20 @@ func (l *Loop) turns() (again bool) {
 		if l.ended {
 			return false
 		}
+		l.yield()
 		l.wait()
+	}
+}
+
+// slice is how long a loop runs without a turn of Go's scheduler. After 10 ms its
+// monitor thread takes the processor away, in the middle of a wait above all, and then
+// wakes a thousand times a second to look after it.
+const slice = 6 * time.Millisecond
+
+func (l *Loop) yield() {
+	if l.now-l.rested >= slice {
+		l.rested = l.now
+		runtime.Gosched()
 	}
 }
 
