@@ -12,6 +12,8 @@ type Lane struct {
 	m     *Manager
 	index int
 	close func([]*Link)
+	since func() time.Duration // the Manager's clock, or UseClock's and
+	ahead time.Duration        // how much it is behind that
 	ended atomic.Bool
 }
 
@@ -24,10 +26,18 @@ type Lane struct {
 func (m *Manager) NewLane(close func([]*Link)) *Lane {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	ln := &Lane{m: m, index: m.lanes, close: close}
+	ln := &Lane{m: m, index: m.lanes, close: close, since: m.now}
 	m.lanes++
 	return ln
 }
+
+// UseClock has the thread's own clock, which may be a turn late, tell how long it is since
+// start. To be called before the Lane is used.
+func (ln *Lane) UseClock(start time.Time, since func() time.Duration) {
+	ln.since, ln.ahead = since, start.Sub(ln.m.start)
+}
+
+func (ln *Lane) now() time.Duration { return ln.since() + ln.ahead }
 
 // End closes what is idle in the Lane, and lets nothing be put there any more.
 func (ln *Lane) End() {
@@ -103,7 +113,7 @@ func (p *Pool) Idle(ln *Lane) *Link {
 	if len(all) == 0 || p.noReuse {
 		return nil
 	}
-	now := p.m.now()
+	now := ln.now()
 	if x := p.linksAt(ln.index); x != nil {
 		x.mu.Lock()
 		if l := x.takeAndUnlock(p, now); l != nil {
@@ -148,7 +158,7 @@ func (x *links) takeAndUnlock(p *Pool, now time.Duration) *Link {
 // put makes l idle. It is false if nothing is kept here.
 func (x *links) put(l *Link) bool {
 	p := l.pool
-	expires, visit := p.idleUntil(p.m.now())
+	expires, visit := p.idleUntil(x.lane.now())
 	x.mu.Lock()
 	if x.retired || p.draining.Load() { // that is looked at here, or Drain might miss l
 		x.mu.Unlock()

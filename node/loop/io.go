@@ -64,7 +64,7 @@ func (l *Loop) Write(fd int, b []byte) (n int, err error) {
 	for {
 		limit, errno := l.fault(OpWrite, fd, len(b))
 		if errno == 0 {
-			n, errno = sysWrite(fd, b[:limit])
+			n, errno = sysWrite(fd, b[:limit], 0)
 		}
 		if errno == syscall.EINTR {
 			continue
@@ -78,6 +78,17 @@ func (l *Loop) Write(fd int, b []byte) (n int, err error) {
 
 // Writev sends a, b and c, each of which may be empty, or their beginning.
 func (l *Loop) Writev(fd int, a, b, c []byte) (n int, err error) {
+	return l.writev(fd, a, b, c, false)
+}
+
+// WritevLast is Writev for the last bytes of a connection: those that do not fill a
+// segment leave with the end of the stream, which has to follow at once, by Shutdown or
+// Close, and so takes no segment of its own.
+func (l *Loop) WritevLast(fd int, a, b []byte) (n int, err error) {
+	return l.writev(fd, a, b, nil, true)
+}
+
+func (l *Loop) writev(fd int, a, b, c []byte, last bool) (n int, err error) {
 	for {
 		total := len(a) + len(b) + len(c)
 		limit, errno := l.fault(OpWrite, fd, total)
@@ -85,7 +96,7 @@ func (l *Loop) Writev(fd int, a, b, c []byte) (n int, err error) {
 			if limit < total {
 				a, b, c = cut(limit, a, b, c)
 			}
-			n, errno = sysWritev(fd, a, b, c)
+			n, errno = sysWritev(fd, a, b, c, last)
 		}
 		if errno == syscall.EINTR {
 			continue
@@ -131,6 +142,10 @@ func (l *Loop) Accept(fd int) (conn int, from netip.AddrPort, err error) {
 		return conn, from, nil
 	}
 }
+
+// DeferAccept has a listener keep a connection until its first bytes are here, for a second
+// or so at most, or no longer. It is an error if that is no TCP.
+func (l *Loop) DeferAccept(fd int, on bool) error { return orNil(sysDeferAccept(fd, on)) }
 
 // CloseFD closes a descriptor that is in no loop.
 func (l *Loop) CloseFD(fd int) {

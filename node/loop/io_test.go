@@ -364,3 +364,116 @@ func TestReadsThatAreCut(t *testing.T) {
 	}
 	l.Close(&r.Source)
 }
+
+// TestTheLastBytesLeaveWithTheEnd: in one segment.
+func TestTheLastBytesLeaveWithTheEnd(t *testing.T) {
+	t.Parallel()
+	l := byHand(t, Config{})
+	segments := func(write func(fd int) (int, error)) uint32 {
+		a, b := tcpPair(t)
+		if n, err := write(b); n != 6 || err != nil {
+			t.Fatalf("write: %d, %v", n, err)
+		}
+		if err := l.Shutdown(b); err != nil {
+			t.Fatal(err)
+		}
+		var got []byte
+		for buf := make([]byte, 16); ; {
+			n, err := unix.Read(a, buf)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n == 0 {
+				break
+			}
+			got = append(got, buf[:n]...)
+		}
+		if string(got) != "abcdef" {
+			t.Errorf("read %q", got)
+		}
+		info, err := unix.GetsockoptTCPInfo(a, unix.IPPROTO_TCP, unix.TCP_INFO)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info.Segs_in
+	}
+	abc, def := []byte("abc"), []byte("def")
+	apart := segments(func(fd int) (int, error) { return l.Writev(fd, abc, def, nil) })
+	together := segments(func(fd int) (int, error) { return l.WritevLast(fd, abc, def) })
+	if together != apart-1 {
+		t.Errorf("%d segments, want one less than %d", together, apart)
+	}
+}
+
+// TestPaced: of congestion controls, BBR is known to pace.
+func TestPaced(t *testing.T) {
+	t.Parallel()
+	l := byHand(t, Config{})
+	a, _ := tcpPair(t)
+	for name, want := range map[string]bool{"reno": false, "bbr": true} {
+		if err := unix.SetsockoptString(a, unix.IPPROTO_TCP, unix.TCP_CONGESTION, name); err != nil {
+			t.Logf("no %s here: %v", name, err)
+			continue
+		}
+		if l.Paced(a) != want {
+			t.Errorf("%s: paced %v, want %v", name, !want, want)
+		}
+	}
+	c, _ := pair(t)
+	defer unix.Close(c)
+	if l.Paced(c) {
+		t.Error("a Unix socket is paced")
+	}
+}
+
+// TestDeferAccept: a listener with it hands out who has spoken.
+func TestDeferAccept(t *testing.T) {
+	t.Parallel()
+	l := byHand(t, Config{})
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	f, err := ln.(*net.TCPListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	fd := int(f.Fd())
+	unix.SetNonblock(fd, true)
+	if err := l.DeferAccept(fd, true); err != nil {
+		t.Fatal(err)
+	}
+	c, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if conn, _, err := l.Accept(fd); err != ErrAgain {
+		t.Errorf("accepted %d, %v, who has said nothing", conn, err)
+	}
+	c.Write([]byte("x")) // over loopback it is there when this returns
+	conn, _, err := l.Accept(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.CloseFD(conn)
+	if err := l.DeferAccept(fd, false); err != nil {
+		t.Fatal(err)
+	}
+	silent, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	if conn, _, err = l.Accept(fd); err != nil {
+		t.Fatal(err)
+	}
+	l.CloseFD(conn)
+	s, _ := pair(t)
+	defer unix.Close(s)
+	if l.DeferAccept(s, true) == nil {
+		t.Error("a Unix socket can do it")
+	}
+}

@@ -47,6 +47,10 @@ func (l *Loop) Pipe() (*Pipe, error) {
 	return p, nil
 }
 
+// Paced tells if what is sent to a socket is spread over time by its congestion control,
+// as BBR does, and else leaves as soon as it may.
+func (l *Loop) Paced(fd int) bool { return sysPaced(fd) }
+
 // PutPipe ends the use of p. What is in it is lost.
 func (l *Loop) PutPipe(p *Pipe) {
 	if p.held > 0 || l.pipes.count >= pipesKept {

@@ -80,17 +80,21 @@ func sysPeek(fd int) (int, syscall.Errno) {
 	return count(r, errno)
 }
 
-func sysWrite(fd int, b []byte) (int, syscall.Errno) {
-	r, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), unix.MSG_NOSIGNAL, 0, 0)
+func sysWrite(fd int, b []byte, flags uintptr) (int, syscall.Errno) {
+	r, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), unix.MSG_NOSIGNAL|flags, 0, 0)
 	return count(r, errno)
 }
 
-func sysWritev(fd int, a, b, c []byte) (int, syscall.Errno) {
+func sysWritev(fd int, a, b, c []byte, last bool) (int, syscall.Errno) {
+	var flags uintptr
+	if last {
+		flags = unix.MSG_MORE
+	}
 	switch { // sendto(2) is cheaper than sendmsg(2), and one piece is usual
 	case len(b)+len(c) == 0:
-		return sysWrite(fd, a)
+		return sysWrite(fd, a, flags)
 	case len(a)+len(c) == 0:
-		return sysWrite(fd, b)
+		return sysWrite(fd, b, flags)
 	}
 	var iov [3]unix.Iovec
 	n := 0
@@ -104,7 +108,7 @@ func sysWritev(fd int, a, b, c []byte) (int, syscall.Errno) {
 	var m unix.Msghdr
 	m.Iov = &iov[0]
 	m.SetIovlen(n)
-	r, _, errno := unix.RawSyscall(unix.SYS_SENDMSG, uintptr(fd), uintptr(unsafe.Pointer(&m)), unix.MSG_NOSIGNAL)
+	r, _, errno := unix.RawSyscall(unix.SYS_SENDMSG, uintptr(fd), uintptr(unsafe.Pointer(&m)), unix.MSG_NOSIGNAL|flags)
 	return count(r, errno)
 }
 
@@ -131,6 +135,13 @@ func sysPipe(size int) (r, w int, errno syscall.Errno) {
 	return int(fds[0]), int(fds[1]), 0
 }
 
+func sysPaced(fd int) bool {
+	var name [16]byte // TCP_CA_NAME_MAX
+	size := uint32(len(name))
+	_, _, errno := unix.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION, uintptr(unsafe.Pointer(&name)), uintptr(unsafe.Pointer(&size)), 0)
+	return errno == 0 && string(name[:3]) == "bbr"
+}
+
 // sysLinger has a close discard what was not sent, and reset the connection.
 func sysLinger(fd int) {
 	v := unix.Linger{Onoff: 1}
@@ -145,6 +156,15 @@ func sysAccept(fd int, z *zone) (conn int, from netip.AddrPort, errno syscall.Er
 		return -1, netip.AddrPort{}, errno
 	}
 	return int(r), addrPort(&a, z), 0
+}
+
+func sysDeferAccept(fd int, on bool) syscall.Errno {
+	var seconds int32
+	if on {
+		seconds = 1
+	}
+	_, _, errno := unix.RawSyscall6(unix.SYS_SETSOCKOPT, uintptr(fd), unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, uintptr(unsafe.Pointer(&seconds)), unsafe.Sizeof(seconds), 0)
+	return errno
 }
 
 func sysSockname(fd int, z *zone) netip.AddrPort {

@@ -20,19 +20,21 @@ const ctlAdd, ctlDel, ctlMod = 0, 0, 0
 
 func sysNew() (epoll, wake int, err error) { return -1, -1, errors.New("only on Linux") }
 
-func sysWait(int, *[batch]event, int) (int, syscall.Errno)  { return 0, syscall.ENOSYS }
-func sysControl(epoll, op, fd int, e *event) syscall.Errno  { return syscall.ENOSYS }
-func sysWake(int)                                           {}
-func sysClose(int)                                          {}
-func sysRead(int, []byte) (int, syscall.Errno)              { return 0, syscall.ENOSYS }
-func sysPeek(int) (int, syscall.Errno)                      { return 0, syscall.ENOSYS }
-func sysWrite(int, []byte) (int, syscall.Errno)             { return 0, syscall.ENOSYS }
-func sysWritev(fd int, a, b, c []byte) (int, syscall.Errno) { return 0, syscall.ENOSYS }
-func sysShutdown(int) syscall.Errno                         { return syscall.ENOSYS }
-func sysSplice(from, to, n int) (int, syscall.Errno)        { return 0, syscall.ENOSYS }
-func sysPipe(int) (r, w int, errno syscall.Errno)           { return -1, -1, syscall.ENOSYS }
-func sysLinger(int)                                         {}
-func sysSockname(int, *zone) netip.AddrPort                 { return netip.AddrPort{} }
+func sysWait(int, *[batch]event, int) (int, syscall.Errno)             { return 0, syscall.ENOSYS }
+func sysControl(epoll, op, fd int, e *event) syscall.Errno             { return syscall.ENOSYS }
+func sysWake(int)                                                      {}
+func sysClose(int)                                                     {}
+func sysRead(int, []byte) (int, syscall.Errno)                         { return 0, syscall.ENOSYS }
+func sysPeek(int) (int, syscall.Errno)                                 { return 0, syscall.ENOSYS }
+func sysWrite(int, []byte, uintptr) (int, syscall.Errno)               { return 0, syscall.ENOSYS }
+func sysWritev(fd int, a, b, c []byte, last bool) (int, syscall.Errno) { return 0, syscall.ENOSYS }
+func sysShutdown(int) syscall.Errno                                    { return syscall.ENOSYS }
+func sysSplice(from, to, n int) (int, syscall.Errno)                   { return 0, syscall.ENOSYS }
+func sysDeferAccept(int, bool) syscall.Errno                           { return syscall.ENOSYS }
+func sysPaced(int) bool                                                { return false }
+func sysPipe(int) (r, w int, errno syscall.Errno)                      { return -1, -1, syscall.ENOSYS }
+func sysLinger(int)                                                    {}
+func sysSockname(int, *zone) netip.AddrPort                            { return netip.AddrPort{} }
 func sysAccept(int, *zone) (int, netip.AddrPort, syscall.Errno) {
 	return -1, netip.AddrPort{}, syscall.ENOSYS
 }

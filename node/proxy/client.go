@@ -19,6 +19,7 @@ import (
 	"roster/message"
 	"roster/node/accesslog"
 	"roster/node/inbound"
+	"roster/node/loop"
 	"roster/node/table"
 	"roster/pool"
 )
@@ -29,6 +30,7 @@ import (
 type client struct {
 	p      *Proxy
 	l      *listener
+	loop   *loop.Loop // nil: a goroutine serves it
 	shard  *shard
 	stream *http2.Stream // nil for a connection, which has the five below
 	conn   net.Conn
@@ -107,6 +109,14 @@ func (c *client) local() netip.AddrPort {
 		return *c.server
 	}
 	return addrPort(c.bare.LocalAddr())
+}
+
+// now is Proxy.now, in a loop as of the turn's beginning.
+func (c *client) now() time.Duration {
+	if c.loop != nil {
+		return c.loop.Now()
+	}
+	return c.p.now()
 }
 
 // verdict is what a connection goes on with.
@@ -360,7 +370,7 @@ func (c *client) parse() (found, exchange.Failure) {
 		}
 		if c.mayBe2 = !sure; c.mayBe2 {
 			if c.headSince == 0 {
-				c.headSince = c.p.now()
+				c.headSince = c.now()
 			}
 			return partOfOne, exchange.Failure{}
 		}
@@ -376,7 +386,7 @@ func (c *client) parse() (found, exchange.Failure) {
 	if n == 0 {
 		// Some clients send an empty line after a body: that begins no request.
 		if c.headSince == 0 && len(bytes.Trim(c.in.unread(), "\r\n")) > 0 {
-			c.headSince = c.p.now()
+			c.headSince = c.now()
 		}
 		return partOfOne, exchange.Failure{}
 	}
@@ -397,7 +407,7 @@ func badRequest(err error) exchange.Failure {
 
 // refuse makes the answer to what is no request, the last of the connection.
 func (c *client) refuse(f exchange.Failure) {
-	c.try = try{began: c.p.now()}
+	c.try = try{began: c.now()}
 	c.request.Reset()
 	c.x.Refuse(c.p.policy, &c.peer, f)
 }

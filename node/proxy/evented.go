@@ -450,6 +450,7 @@ func (c *evented) leave(first func(*client) verdict) {
 	w.unlist(c)
 	c.phase = freed
 	g := &c.client
+	g.loop = nil
 	g.conn, g.bare = conn, conn
 	g.raw = rawConn(conn)
 	g.ready = g.receive

@@ -12,7 +12,7 @@ import (
 // flush sends what is pending to the client. done says that nothing is left.
 func (c *evented) flush() (done bool, err error) {
 	for {
-		n, err := c.w.loop.Writev(c.source.FD(), c.pend.a, c.pend.b, nil)
+		n, err := c.write()
 		if err != nil && err != loop.ErrAgain {
 			return false, err
 		}
@@ -30,6 +30,14 @@ func (c *evented) flush() (done bool, err error) {
 			return false, nil
 		}
 	}
+}
+
+// write sends what is pending to the client, once.
+func (c *evented) write() (n int, err error) {
+	if c.x.Response.Close && (c.phase == replying || c.phase == answering && c.final) {
+		return c.w.loop.WritevLast(c.source.FD(), c.pend.a, c.pend.b) // shut comes next
+	}
+	return c.w.loop.Writev(c.source.FD(), c.pend.a, c.pend.b, nil)
 }
 
 // noteStuck begins to count the time in which the client takes nothing.
@@ -77,9 +85,6 @@ func (c *evented) answerIt() (exchange.Step, bool) {
 	return c.take()
 }
 
-// turnBytes is how much of a body is moved before others have their turn.
-const turnBytes = 512 << 10
-
 // forward sends the answer on as it comes.
 func (c *evented) forward() (exchange.Step, bool) {
 	for moved := 0; ; {
@@ -96,7 +101,7 @@ func (c *evented) forward() (exchange.Step, bool) {
 			c.done(c.finish())
 			return 0, false
 		}
-		if moved >= turnBytes {
+		if moved >= c.passage.turn() {
 			c.w.loop.Again(&c.source)
 			return 0, false
 		}
@@ -115,7 +120,7 @@ func (c *evented) moreAnswer() (n int, step exchange.Step, going bool) {
 		step, going = c.fail(exchange.Failure{Kind: exchange.Truncated})
 		return 0, step, going
 	}
-	if c.pipe != nil || c.answer.Length > 0 && c.back.empty() && !c.backend.marked && c.passage.open(c.w.loop, c.answerBody.Remaining()) {
+	if c.pipe != nil || c.answer.Length > 0 && c.back.empty() && !c.backend.marked && c.passage.open(c.w.loop, c.answerBody.Remaining(), c.source.FD()) {
 		return c.splice()
 	}
 	b := c.backend
@@ -233,14 +238,11 @@ func (c *evented) splice() (n int, step exchange.Step, going bool) {
 			c.passage.close(c.w.loop)
 			return n, 0, false
 		}
-		if n >= turnBytes {
+		if n > 0 {
 			return n, 0, false
 		}
 		if c.backend.marked { // which splice(2) does not get past
 			c.passage.close(c.w.loop)
-			if n > 0 {
-				return n, 0, false
-			}
 			return c.moreAnswer()
 		}
 		err := error(loop.ErrAgain)

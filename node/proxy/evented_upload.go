@@ -67,12 +67,12 @@ func (c *evented) upload() (f exchange.Failure) {
 			c.armBackend()
 			return f
 		}
-		if moved >= turnBytes {
+		if moved >= s.turn() {
 			c.w.loop.Again(&c.source)
 			return f
 		}
 		receive := c.receiveBody
-		if s.pipe != nil || !s.chunked && !c.marked && s.open(c.w.loop, c.body.Remaining()) {
+		if s.pipe != nil || !s.chunked && !c.marked && s.open(c.w.loop, c.body.Remaining(), c.backend.source.FD()) {
 			receive = c.spliceBody
 		}
 		n, f := receive()
@@ -192,7 +192,7 @@ func (c *evented) spliceBody() (n int, f exchange.Failure) {
 			s.close(c.w.loop)
 			return n, f
 		}
-		if n >= turnBytes {
+		if n > 0 {
 			return n, f
 		}
 		if c.marked { // which splice(2) does not get past

@@ -56,7 +56,7 @@ type try struct {
 // begin prepares for the request whose head was received: it takes what is there
 // of the body.
 func (c *client) begin() {
-	c.try = try{began: c.p.now()}
+	c.try = try{began: c.now()}
 	c.served = true
 	if c.stream != nil {
 		c.beginStream()

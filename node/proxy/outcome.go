@@ -71,7 +71,7 @@ func (c *client) tell(result table.Outcome) {
 		return
 	}
 	o.due = false
-	now := c.p.now()
+	now := c.now()
 	if o.timed && o.took == 0 && o.status == 0 && result == table.Bad {
 		o.took = max(now-o.began, 1) // as long as it was waited for
 	}

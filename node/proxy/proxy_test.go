@@ -19,6 +19,7 @@ import (
 
 const (
 	get  = "GET /x?y HTTP/1.1\r\nHost: h.test\r\n\r\n"
+	last = "GET /x?y HTTP/1.1\r\nHost: h.test\r\nConnection: close\r\n\r\n"
 	okay = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
 )
 
@@ -1035,6 +1036,7 @@ func TestDrainServesNewcomers(t *testing.T) {
 	t.Parallel()
 	r, o := one(t)
 	o.serve(okay)
+	contains(t, "answer", r.exchange(last), " 200 ") // it listens
 	conns := make([]*peer, 20)
 	for i := range conns {
 		conns[i] = r.dial()

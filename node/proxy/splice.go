@@ -69,10 +69,25 @@ func (c *client) sharpen() bool {
 type passage struct {
 	pipe    *loop.Pipe // nil: there is none
 	through int64      // bytes to go into it
+	paced   bool       // see loop.Paced
+}
+
+// How much of a body is moved before others have their turn. To a paced socket it is one
+// segment at a time: of more, each would wait for a timer of its own.
+const (
+	turnBytes  = 512 << 10
+	pacedBytes = 60 << 10
+)
+
+func (p *passage) turn() int {
+	if p.pipe != nil && p.paced {
+		return pacedBytes
+	}
+	return turnBytes
 }
 
 // open takes a pipe if what is left of a body is worth it.
-func (p *passage) open(l *loop.Loop, left int64) bool {
+func (p *passage) open(l *loop.Loop, left int64, to int) bool {
 	if left <= spliceAbove {
 		return false
 	}
@@ -80,13 +95,13 @@ func (p *passage) open(l *loop.Loop, left int64) bool {
 	if err != nil {
 		return false
 	}
-	p.pipe, p.through = pipe, left-spliceRest
+	p.pipe, p.through, p.paced = pipe, left-spliceRest, l.Paced(to)
 	return true
 }
 
 // fill receives some of the body.
 func (p *passage) fill(l *loop.Loop, from int) (n int, err error) {
-	n, err = l.Fill(p.pipe, from, int(min(p.through, 1<<20)))
+	n, err = l.Fill(p.pipe, from, int(min(p.through, int64(p.turn()))))
 	p.through -= int64(n)
 	return n, err
 }

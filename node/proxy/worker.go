@@ -1,13 +1,11 @@
 package proxy
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"runtime/debug"
 	"slices"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"roster/node/loop"
@@ -49,6 +47,7 @@ func (p *Proxy) startWorkers() ([]*worker, error) {
 		}
 		w.loop = l
 		w.lane = p.config.Pools.NewLane(w.closeIdle)
+		w.lane.UseClock(p.start, l.Now)
 		p.workers = append(p.workers, w)
 		go func() {
 			defer close(w.ended)
@@ -159,153 +158,6 @@ func (w *worker) panicked(h any, v any, stack []byte) {
 	c.panicked(v, stack)
 }
 
-// watched is a socket that loops accept from. The last to leave closes it.
-type watched struct {
-	Socket
-	fd   int
-	ears atomic.Int32
-}
-
-func (s *watched) leave() {
-	if s.ears.Add(-1) == 0 {
-		s.Close()
-	}
-}
-
-// ear is where a worker listens.
-type ear struct {
-	w      *worker
-	l      *listener
-	socket *watched
-	source loop.Source
-	timer  loop.Timer
-	pause  time.Duration // after an error, the next one
-	rounds int           // while draining: looks at the queue
-	came   bool          // somebody since the last look
-	full   bool          // waits for one of the listener's connections to end
-}
-
-// listen begins to accept from a socket, which shared says other loops do as well.
-func (w *worker) listen(l *listener, s *watched, shared bool) error {
-	e := &ear{w: w, l: l, socket: s}
-	interest := loop.Level
-	if shared {
-		interest = loop.Exclusive
-	}
-	if err := w.loop.Add(&e.source, s.fd, e, interest); err != nil {
-		s.leave()
-		l.parts.Done()
-		return err
-	}
-	w.ears = append(w.ears, e)
-	switch {
-	case l.isAborted():
-		e.close()
-	case w.p.isDrained():
-		e.drain()
-	}
-	return nil
-}
-
-// acceptBatch is how many connections are accepted before others have their turn.
-const acceptBatch = 64
-
-// Ready is called when there are connections to accept.
-func (e *ear) Ready(loop.Events) {
-	for range acceptBatch {
-		if !e.l.takeSlot() {
-			e.awaitSlot()
-			return
-		}
-		fd, remote, err := e.w.loop.Accept(e.source.FD())
-		if err != nil {
-			e.l.freeSlot()
-			e.failed(err)
-			return
-		}
-		e.pause, e.came = 0, true
-		e.w.open(e.l, fd, remote)
-	}
-}
-
-// awaitSlot waits for one of the listener's connections to end.
-func (e *ear) awaitSlot() {
-	e.full = true
-	e.l.noteFull()
-	e.w.loop.Pause(&e.source)
-	e.l.waiting.Add(1)
-	if len(e.l.slots) < cap(e.l.slots) { // before waiting could be seen
-		e.l.wakeEars()
-	}
-}
-
-// resume accepts again.
-func (e *ear) resume() {
-	e.full = false
-	if e.source.FD() >= 0 {
-		e.w.loop.Resume(&e.source)
-	}
-}
-
-func (e *ear) failed(err error) {
-	if err == loop.ErrAgain {
-		return
-	}
-	switch {
-	case errors.Is(err, syscall.ECONNABORTED), errors.Is(err, syscall.EPROTO), errors.Is(err, syscall.ENETDOWN), errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
-		return // of one connection, accept(2)
-	}
-	// No descriptors, mostly: the queue keeps the clients until some end.
-	e.pause = min(max(2*e.pause, 5*time.Millisecond), time.Second)
-	e.w.p.config.Logger.Error("accept", "listener", e.l.name, "error", err, "pause", e.pause)
-	e.w.loop.Pause(&e.source)
-	e.w.loop.Arm(&e.timer, e.w.loop.Now()+e.pause, e)
-}
-
-// drain ends the ear once the queue was empty for queueTime, after queueRounds in any
-// case.
-func (e *ear) drain() {
-	e.rounds = 1
-	e.came = false
-	e.resume()
-	e.Ready(loop.In)
-	if e.source.FD() >= 0 {
-		e.w.loop.Arm(&e.timer, e.w.loop.Now()+queueTime, e)
-	}
-}
-
-// Expired ends a pause, or a look at the queue.
-func (e *ear) Expired(*loop.Timer) {
-	if e.rounds == 0 {
-		e.resume()
-		return
-	}
-	if e.full { // whoever is in the queue gets a turn
-		e.came = true
-	} else {
-		e.Ready(loop.In)
-		e.rounds++
-	}
-	if !e.came || e.rounds > queueRounds {
-		e.close()
-		return
-	}
-	e.came = false
-	e.w.loop.Arm(&e.timer, e.w.loop.Now()+queueTime, e)
-}
-
-// close ends the ear.
-func (e *ear) close() {
-	if e.source.FD() < 0 {
-		return
-	}
-	e.w.loop.Release(&e.source)
-	e.w.loop.Unlink(&e.timer)
-	e.socket.leave()
-	e.w.ears = slices.DeleteFunc(e.w.ears, func(other *ear) bool { return other == e })
-	e.l.parts.Done()
-}
-
 // drain ends the listeners once their queues are empty.
 func (w *worker) drain() {
 	for _, e := range slices.Clone(w.ears) {
@@ -379,7 +231,7 @@ func (w *worker) open(l *listener, fd int, remote netip.AddrPort) {
 	} else {
 		c = &evented{w: w}
 	}
-	c.client = client{p: w.p, l: l, shard: w.shard, remote: netip.AddrPortFrom(remote.Addr().Unmap(), remote.Port())}
+	c.client = client{p: w.p, l: l, loop: w.loop, shard: w.shard, remote: netip.AddrPortFrom(remote.Addr().Unmap(), remote.Port())}
 	if err := w.loop.Add(&c.source, fd, c, loop.Edge); err != nil {
 		w.p.config.Logger.Error("accept", "listener", l.name, "error", err)
 		w.loop.CloseFD(fd)

@@ -35,7 +35,7 @@ func setOptions(fd int, options ...option) error {
 
 // listenConfig is for sockets that share their address with others, or not.
 func listenConfig(shared bool) net.ListenConfig {
-	return net.ListenConfig{KeepAlive: -1, Control: func(network, _ string, raw syscall.RawConn) error {
+	c := net.ListenConfig{KeepAlive: -1, Control: func(network, _ string, raw syscall.RawConn) error {
 		if network == "unix" {
 			return nil
 		}
@@ -45,6 +45,8 @@ func listenConfig(shared bool) net.ListenConfig {
 		}
 		return control(raw, options...)
 	}}
+	c.SetMultipathTCP(false) // which package net would ask for: each connection would cost more
+	return c
 }
 
 // share lets further sockets have the address of one that listens. It does so after it
@@ -71,5 +73,7 @@ func prepare(fd int, addr net.Addr) error {
 	if _, ok := addr.(*net.TCPAddr); !ok {
 		return nil
 	}
-	return setOptions(fd, inheritable...)
+	// A process before may have left it so: see crowd in node/proxy.
+	atOnce := option{unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, 0}
+	return setOptions(fd, append(inheritable[:len(inheritable):len(inheritable)], atOnce)...)
 }
