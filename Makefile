@@ -26,7 +26,7 @@ run: build ## Run a node with an etcd of its own and two demo origins, until Ctr
 
 test: ## Run all tests, with the race detector
 	@$(if $(RACE),,echo "no C compiler found: testing without the race detector")
-	$(GO) test $(RACE) -timeout 25m ./...
+	$(GO) test $(RACE) -pgo=off -timeout 25m ./...
 
 check: lint test ## Everything that must hold before a commit: lint and test
 
@@ -49,14 +49,14 @@ bench-fleet: ## Measure how changes come to a fleet, and what it costs etcd; FLE
 
 fuzz: ## Run every fuzz target for FUZZTIME (10s, or a number of inputs: 5000x)
 	@set -e; for pkg in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n 1 dirname | sort -u); do \
-		for target in $$($(GO) test -list '^Fuzz' "$$pkg" | grep '^Fuzz'); do \
+		for target in $$($(GO) test -pgo=off -list '^Fuzz' "$$pkg" | grep '^Fuzz'); do \
 			echo "$$pkg $$target"; \
-			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1x "$$pkg"; \
+			$(GO) test -pgo=off -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1x "$$pkg"; \
 		done; \
 	done
 
 e2e: ## Run the end-to-end tests: the built binary, real etcd, real sockets
-	$(GO) test -count=1 $(RACE) -timeout 20m ./e2e/...
+	$(GO) test -count=1 $(RACE) -pgo=off -timeout 20m ./e2e/...
 
 # The tests that have a long form.
 LONG := TestFaults|TestSoak|TestIdleNodesLeaveEtcdStill|TestEtcdStoppedUnderTraffic|TestOneEndpointOfThreeIsEnough|TestAPutIsServedByEveryNodeThatIsAskedForItsRevision|TestUpgradeLosesNoRequest|TestRestartUnderSocketActivation|TestRollingRestartLosesNoRequest

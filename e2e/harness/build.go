@@ -42,7 +42,7 @@ func Roster(t testing.TB) string {
 // test: its definitions have a level more, see store/level_next.go.
 func NextRoster(t testing.TB) string {
 	t.Helper()
-	return built(t, "roster-next", "roster/cmd/roster", "-tags=roster_next")
+	return built(t, "roster-next", "roster/cmd/roster", "-tags=roster_next", "-pgo=off")
 }
 
 func roster(t testing.TB, race bool) string {
@@ -55,7 +55,7 @@ func roster(t testing.TB, race bool) string {
 		return abs
 	}
 	if race {
-		return built(t, "roster-race", "roster/cmd/roster", "-race")
+		return built(t, "roster-race", "roster/cmd/roster", "-race", "-pgo=off") // else all it imports is compiled twice
 	}
 	return built(t, "roster", "roster/cmd/roster")
 }
