@@ -12,8 +12,8 @@ type Lane struct {
 	m     *Manager
 	index int
 	close func([]*Link)
-	since func() time.Duration // the Manager's clock, or UseClock's and
-	ahead time.Duration        // how much it is behind that
+	since func() time.Duration // the Manager's clock, or UseClock's, which
+	began time.Duration        // began when it said so
 	ended atomic.Bool
 }
 
@@ -34,10 +34,10 @@ func (m *Manager) NewLane(close func([]*Link)) *Lane {
 // UseClock has the thread's own clock, which may be a turn late, tell how long it is since
 // start. To be called before the Lane is used.
 func (ln *Lane) UseClock(start time.Time, since func() time.Duration) {
-	ln.since, ln.ahead = since, start.Sub(ln.m.start)
+	ln.since, ln.began = since, start.Sub(ln.m.start)
 }
 
-func (ln *Lane) now() time.Duration { return ln.since() + ln.ahead }
+func (ln *Lane) now() time.Duration { return ln.began + ln.since() }
 
 // End closes what is idle in the Lane, and lets nothing be put there any more.
 func (ln *Lane) End() {

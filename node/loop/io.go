@@ -82,8 +82,8 @@ func (l *Loop) Writev(fd int, a, b, c []byte) (n int, err error) {
 }
 
 // WritevLast is Writev for the last bytes of a connection: those that do not fill a
-// segment leave with the end of the stream, which has to follow at once, by Shutdown or
-// Close, and so takes no segment of its own.
+// segment leave with the end of the stream, which takes no segment of its own then: by
+// Shutdown, which has to follow at once. (Close loses them if there is something unread.)
 func (l *Loop) WritevLast(fd int, a, b []byte) (n int, err error) {
 	return l.writev(fd, a, b, nil, true)
 }
@@ -143,8 +143,8 @@ func (l *Loop) Accept(fd int) (conn int, from netip.AddrPort, err error) {
 	}
 }
 
-// DeferAccept has a listener keep a connection until its first bytes are here, for a second
-// or so at most, or no longer. It is an error if that is no TCP.
+// DeferAccept has a listener keep a connection until its first bytes are here, for about a
+// second at most; off, it no longer does. It is an error if that is no TCP.
 func (l *Loop) DeferAccept(fd int, on bool) error { return orNil(sysDeferAccept(fd, on)) }
 
 // CloseFD closes a descriptor that is in no loop.

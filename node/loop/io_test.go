@@ -430,7 +430,9 @@ func TestPaced(t *testing.T) {
 func TestDeferAccept(t *testing.T) {
 	t.Parallel()
 	l := byHand(t, Config{})
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	var plain net.ListenConfig
+	plain.SetMultipathTCP(false) // which cannot do it on every kernel
+	ln, err := plain.Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -453,7 +455,8 @@ func TestDeferAccept(t *testing.T) {
 	if conn, _, err := l.Accept(fd); err != ErrAgain {
 		t.Errorf("accepted %d, %v, who has said nothing", conn, err)
 	}
-	c.Write([]byte("x")) // over loopback it is there when this returns
+	c.Write([]byte("x"))
+	unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 10_000)
 	conn, _, err := l.Accept(fd)
 	if err != nil {
 		t.Fatal(err)
@@ -467,6 +470,7 @@ func TestDeferAccept(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer silent.Close()
+	unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 10_000)
 	if conn, _, err = l.Accept(fd); err != nil {
 		t.Fatal(err)
 	}

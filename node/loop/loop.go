@@ -149,7 +149,7 @@ func (l *Loop) turns() (again bool) {
 
 // slice is how long a loop runs without a turn of Go's scheduler. After 10 ms its
 // monitor thread takes the processor away, in the middle of a wait above all, and then
-// wakes a thousand times a second to look after it.
+// looks after it every 20 us for a while.
 const slice = 6 * time.Millisecond
 
 func (l *Loop) yield() {
@@ -225,7 +225,10 @@ func (l *Loop) wait() {
 	}
 	n, errno := sysWait(l.fd, &l.events, ms)
 	l.asleep.Store(false)
-	l.Tick()
+	before := l.now
+	if l.Tick()-before >= slice && ms != 0 {
+		l.rested = l.now // others had their turn
+	}
 	l.next, l.fetched = 0, n
 	l.repeat.take(&l.again)
 	if errno != 0 && errno != syscall.EINTR {

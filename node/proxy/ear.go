@@ -187,8 +187,8 @@ const (
 	crowdSize = 100 // within crowdTime
 	crowdTime = 100 * time.Millisecond
 	// keptTime is how long a silent connection may be kept: the system asks its client for
-	// a sign after a second.
-	keptTime = 1100 * time.Millisecond
+	// a sign after a second, by a timer that may be late by some 80 ms.
+	keptTime = 1250 * time.Millisecond
 )
 
 // count notes a connection that has come.
@@ -208,7 +208,7 @@ func (e *ear) keep(on bool) {
 	c := &e.crowd
 	now := e.w.loop.Now()
 	if e.w.loop.DeferAccept(e.source.FD(), on) != nil {
-		c.never = true
+		c.here, c.never = false, true
 		return
 	}
 	c.here, c.came, c.since = on, 0, now

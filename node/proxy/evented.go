@@ -362,6 +362,11 @@ func (c *evented) done(v verdict) {
 		c.phase = atHead
 		return
 	}
+	if c.ending == plain {
+		// What was written last leaves with the end of the stream (see write): not at all
+		// if the socket were closed with bytes unread, which is a reset.
+		c.w.loop.Shutdown(c.source.FD())
+	}
 	c.shut()
 }
 

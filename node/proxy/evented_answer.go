@@ -35,7 +35,7 @@ func (c *evented) flush() (done bool, err error) {
 // write sends what is pending to the client, once.
 func (c *evented) write() (n int, err error) {
 	if c.x.Response.Close && (c.phase == replying || c.phase == answering && c.final) {
-		return c.w.loop.WritevLast(c.source.FD(), c.pend.a, c.pend.b) // shut comes next
+		return c.w.loop.WritevLast(c.source.FD(), c.pend.a, c.pend.b) // done comes next
 	}
 	return c.w.loop.Writev(c.source.FD(), c.pend.a, c.pend.b, nil)
 }

@@ -72,8 +72,8 @@ type passage struct {
 	paced   bool       // see loop.Paced
 }
 
-// How much of a body is moved before others have their turn. To a paced socket it is one
-// segment at a time: of more, each would wait for a timer of its own.
+// How much of a body is moved before others have their turn. To a paced socket it is about
+// a segment: of more, each would wait for a timer of its own.
 const (
 	turnBytes  = 512 << 10
 	pacedBytes = 60 << 10
