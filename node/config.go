@@ -31,6 +31,10 @@ import (
 	"roster/store/embedded"
 )
 
+// maxLoops is more than processors of any machine: each loop is a thread with sockets of
+// its own.
+const maxLoops = 1024
+
 // Config says what a node listens on, which etcd it follows and how it proxies.
 type Config struct {
 	// Listen are the addresses for clients: "host:port", ":port" for all
@@ -46,7 +50,7 @@ type Config struct {
 	MaxConnections int
 	// Loops is how many threads serve plain HTTP/1.1, each with an epoll of its own, and so
 	// how many sockets an address has; what a loop does not speak it hands to goroutines.
-	// Zero: goroutines serve all. Negative: as many as GOMAXPROCS, none but on Linux.
+	// Zero: goroutines serve all. -1: as many as GOMAXPROCS, none but on Linux. At most 1024.
 	Loops int
 	// Admin is the address of the admin API; empty for none. Other than loopback's it
 	// needs AdminAccess to have tokens and TLS.
@@ -156,6 +160,9 @@ func (c Config) Validate() error {
 	}
 	if ca := c.Certificates.ClientCA; ca != "" && !c.hasTLS() {
 		fail("tls-client-ca is %q, and no listener has TLS, want one such as tls://:443", ca)
+	}
+	if c.Loops < -1 || c.Loops > maxLoops {
+		fail("loops is %d, want -1 (as many as processors) or 0 (goroutines serve all) to %d", c.Loops, maxLoops)
 	}
 	if c.MaxConnections < 0 {
 		fail("max-connections is %d, want 0 (any number) or more", c.MaxConnections)
