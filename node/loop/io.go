@@ -59,24 +59,13 @@ func (l *Loop) Peek(fd int) error {
 	}
 }
 
-// Write sends b, or its beginning. ErrAgain says that there is no room.
+// Write is Writev of one piece.
 func (l *Loop) Write(fd int, b []byte) (n int, err error) {
-	for {
-		limit, errno := l.fault(OpWrite, fd, len(b))
-		if errno == 0 {
-			n, errno = sysWrite(fd, b[:limit], 0)
-		}
-		if errno == syscall.EINTR {
-			continue
-		}
-		if errno != 0 {
-			return 0, errno
-		}
-		return n, nil
-	}
+	return l.writev(fd, b, nil, nil, false)
 }
 
-// Writev sends a, b and c, each of which may be empty, or their beginning.
+// Writev sends a, b and c, each of which may be empty, or their beginning. ErrAgain says
+// that there is no room.
 func (l *Loop) Writev(fd int, a, b, c []byte) (n int, err error) {
 	return l.writev(fd, a, b, c, false)
 }

@@ -430,24 +430,11 @@ func TestPaced(t *testing.T) {
 func TestDeferAccept(t *testing.T) {
 	t.Parallel()
 	l := byHand(t, Config{})
-	var plain net.ListenConfig
-	plain.SetMultipathTCP(false) // which cannot do it on every kernel
-	ln, err := plain.Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	f, err := ln.(*net.TCPListener).File()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	fd := int(f.Fd())
-	unix.SetNonblock(fd, true)
+	fd, address := listen(t)
 	if err := l.DeferAccept(fd, true); err != nil {
 		t.Fatal(err)
 	}
-	c, err := net.Dial("tcp", ln.Addr().String())
+	c, err := net.Dial("tcp", address)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -465,7 +452,7 @@ func TestDeferAccept(t *testing.T) {
 	if err := l.DeferAccept(fd, false); err != nil {
 		t.Fatal(err)
 	}
-	silent, err := net.Dial("tcp", ln.Addr().String())
+	silent, err := net.Dial("tcp", address)
 	if err != nil {
 		t.Fatal(err)
 	}

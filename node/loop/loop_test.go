@@ -125,7 +125,9 @@ func dup(t testing.TB, fd int) int {
 // listen returns a listening socket's descriptor and address.
 func listen(t testing.TB) (fd int, address string) {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	var plain net.ListenConfig
+	plain.SetMultipathTCP(false) // as the sockets that a node opens
+	ln, err := plain.Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}

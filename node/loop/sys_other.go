@@ -26,7 +26,6 @@ func sysWake(int)                                                      {}
 func sysClose(int)                                                     {}
 func sysRead(int, []byte) (int, syscall.Errno)                         { return 0, syscall.ENOSYS }
 func sysPeek(int) (int, syscall.Errno)                                 { return 0, syscall.ENOSYS }
-func sysWrite(int, []byte, uintptr) (int, syscall.Errno)               { return 0, syscall.ENOSYS }
 func sysWritev(fd int, a, b, c []byte, last bool) (int, syscall.Errno) { return 0, syscall.ENOSYS }
 func sysShutdown(int) syscall.Errno                                    { return syscall.ENOSYS }
 func sysSplice(from, to, n int) (int, syscall.Errno)                   { return 0, syscall.ENOSYS }

@@ -33,33 +33,44 @@ func onEars(t *testing.T, r *rig, f func(e *ear)) {
 	}
 }
 
-// pretendCrowd has it look as if a crowd came, and returns what the socket does about it.
-func (e *ear) pretendCrowd(t *testing.T) (seconds int) {
-	for range crowdSize {
+// listening is a rig whose loops have begun to listen, and of whose one backend all answers
+// are the same.
+func listening(t *testing.T, answer string) *rig {
+	t.Helper()
+	o := newOrigin(t)
+	o.serve(answer)
+	r := loops(t, Config{}, definitions{"backends/a": o.backend()})
+	contains(t, "answer", r.exchange(last), " 200 ")
+	return r
+}
+
+// pretend has it look as if so many connections came.
+func (e *ear) pretend(connections int) {
+	for range connections {
 		e.count()
 	}
+}
+
+// keeps says whether the socket keeps connections until they say something.
+func (e *ear) keeps(t *testing.T) bool {
 	seconds, err := unix.GetsockoptInt(e.source.FD(), unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT)
 	if err != nil {
 		t.Error(err)
 	}
-	return seconds
+	return seconds != 0
 }
 
 // TestACrowdIsAcceptedWithItsFirstBytes, and who comes after it at once.
 func TestACrowdIsAcceptedWithItsFirstBytes(t *testing.T) {
 	t.Parallel()
-	o := newOrigin(t)
-	o.serve(okay)
-	r := loops(t, Config{}, definitions{"backends/a": o.backend()})
-	contains(t, "answer", r.exchange(last), " 200 ")
+	r := listening(t, okay) // one of the ears has had a connection
 	onEars(t, r, func(e *ear) {
-		for range crowdSize - 2 { // with the one above
-			e.count()
-		}
-		if e.crowd.here {
+		e.pretend(crowdSize - 2)
+		if e.crowd.here || e.keeps(t) {
 			t.Error("a crowd too early")
 		}
-		if seconds := e.pretendCrowd(t); seconds == 0 {
+		e.pretend(crowdSize)
+		if !e.keeps(t) {
 			t.Error("a crowd is not seen")
 		}
 	})
@@ -68,10 +79,7 @@ func TestACrowdIsAcceptedWithItsFirstBytes(t *testing.T) {
 	}
 	eventually(t, func() bool {
 		over := true
-		onEars(t, r, func(e *ear) {
-			seconds, err := unix.GetsockoptInt(e.source.FD(), unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT)
-			over = over && err == nil && seconds == 0 && !e.crowd.here
-		})
+		onEars(t, r, func(e *ear) { over = over && !e.keeps(t) && !e.crowd.here })
 		return over
 	})
 }
@@ -80,13 +88,10 @@ func TestACrowdIsAcceptedWithItsFirstBytes(t *testing.T) {
 // system for it said nothing, is not lost when the listener is drained.
 func TestWhoWasSilentInACrowdIsServedByADrain(t *testing.T) {
 	t.Parallel()
-	o := newOrigin(t)
-	o.serve(okay)
-	r := loops(t, Config{}, definitions{"backends/a": o.backend()})
-	contains(t, "answer", r.exchange(last), " 200 ") // the loops run
+	r := listening(t, okay)
 	var c *peer
 	for kept := false; !kept; { // by the ear that it is for, unless the crowd was over too soon
-		onEars(t, r, func(e *ear) { e.pretendCrowd(t) })
+		onEars(t, r, func(e *ear) { e.pretend(crowdSize) })
 		c = r.dial()
 		kept = true
 		onEars(t, r, func(e *ear) { kept = kept && e.crowd.here })
@@ -113,7 +118,7 @@ func TestAnAnswerIsNotLostToUnreadBytes(t *testing.T) {
 		b := o.accept()
 		b.head()
 		c.send("\r\n")
-		time.Sleep(time.Millisecond)
+		onEars(t, r, func(*ear) {}) // a turn of each loop
 		b.send(okay)
 		b.Close()
 		contains(t, "answer", c.rest(), " 200 ", "hello")
@@ -124,10 +129,7 @@ func TestAnAnswerIsNotLostToUnreadBytes(t *testing.T) {
 func TestLongAnswersToAPacedSocket(t *testing.T) {
 	t.Parallel()
 	body := strings.Repeat("0123456789abcdef", 200_000)
-	o := newOrigin(t)
-	o.serve("HTTP/1.1 200 OK\r\nContent-Length: " + strconv.Itoa(len(body)) + "\r\n\r\n" + body)
-	r := loops(t, Config{}, definitions{"backends/a": o.backend()})
-	contains(t, "answer", r.exchange(last), " 200 ")
+	r := listening(t, "HTTP/1.1 200 OK\r\nContent-Length: "+strconv.Itoa(len(body))+"\r\n\r\n"+body)
 	onEars(t, r, func(e *ear) {
 		if err := unix.SetsockoptString(e.source.FD(), unix.IPPROTO_TCP, unix.TCP_CONGESTION, "bbr"); err != nil {
 			t.Logf("this system does not pace: %v", err)
