@@ -119,7 +119,7 @@ func newAsker(o order) (*asker, error) {
 	if a.timer, err = unix.TimerfdCreate(unix.CLOCK_MONOTONIC, unix.TFD_NONBLOCK|unix.TFD_CLOEXEC); err != nil {
 		return nil, os.NewSyscallError("timerfd_create", err)
 	}
-	return a, a.watch(a.timer, unix.EPOLLIN|unix.EPOLLET) // so that nobody has to read it
+	return a, a.watch(a.timer, unix.EPOLLIN)
 }
 
 func (a *asker) watch(fd int, events uint32) error {
@@ -154,6 +154,10 @@ func (a *asker) run() (seen paced, err error) {
 			return seen, os.NewSyscallError("epoll_wait", err)
 		}
 		for _, e := range events[:max(n, 0)] {
+			if e.Fd == int32(a.timer) {
+				var times [8]byte
+				unix.Read(a.timer, times[:]) // or it would not expire again
+			}
 			if c := a.conns[e.Fd]; c != nil {
 				if err := a.receive(c); err != nil {
 					return seen, err
