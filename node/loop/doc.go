@@ -18,11 +18,12 @@
 // # Concurrency
 //
 // Post, Stop and Steal may be called from any goroutine. All else is for the
-// loop's own thread: from handlers, timers and posted functions, and before Run.
+// loop's own goroutine: from handlers, timers and posted functions, and before Run.
 //
-// No call blocks but the wait for events, which alone enters the kernel by way of
-// the scheduler: it holds up neither the garbage collector nor other goroutines.
-// All others are too short for that to pay.
+// That has a thread to itself. No call blocks but the wait for events,
+// which enters the kernel by way of the scheduler: it holds up neither the garbage collector
+// nor other goroutines. All others are too short for that to pay. A loop with little to do
+// waits in Go's own poller instead, without a thread.
 //
 // # Descriptors
 //
@@ -34,6 +35,6 @@
 //
 // # What it does not do
 //
-// Block, retry, or allocate in a turn. Bound what a handler does: one that takes
-// long delays all others.
+// Block, retry, or, while it has much to do, allocate in a turn. Bound what a handler
+// does: one that takes long delays all others.
 package loop

@@ -27,9 +27,17 @@ const (
 type Faults func(op Op, fd, n int) (limit int, errno syscall.Errno)
 
 func (l *Loop) fault(op Op, fd, n int) (limit int, errno syscall.Errno) {
-	if l.config.Faults == nil {
-		return n, 0
+	limit = n
+	if l.config.Faults != nil {
+		limit, errno = l.injected(op, fd, n)
 	}
+	return
+}
+
+// injected is apart, so that fault is inlined.
+//
+//go:noinline
+func (l *Loop) injected(op Op, fd, n int) (limit int, errno syscall.Errno) {
 	return l.config.Faults(op, fd, n)
 }
 

@@ -22,7 +22,7 @@ func (l *Loop) Read(fd int, b []byte) (n int, err error) {
 	for {
 		limit, errno := l.fault(OpRead, fd, len(b))
 		if errno == 0 {
-			n, errno = sysRead(fd, b[:limit])
+			n, errno = count(sysRead(fd, b[:limit]))
 		}
 		switch {
 		case errno == syscall.EINTR:
@@ -61,23 +61,23 @@ func (l *Loop) Peek(fd int) error {
 
 // Write is Writev of one piece.
 func (l *Loop) Write(fd int, b []byte) (n int, err error) {
-	return l.writev(fd, b, nil, nil, false)
+	return l.writev(fd, b, nil, nil, 0)
 }
 
 // Writev sends a, b and c, each of which may be empty, or their beginning. ErrAgain says
 // that there is no room.
 func (l *Loop) Writev(fd int, a, b, c []byte) (n int, err error) {
-	return l.writev(fd, a, b, c, false)
+	return l.writev(fd, a, b, c, 0)
 }
 
 // WritevLast is Writev for the last bytes of a connection: those that do not fill a
 // segment leave with the end of the stream, which takes no segment of its own then: by
 // Shutdown, which has to follow at once. (Close loses them if there is something unread.)
 func (l *Loop) WritevLast(fd int, a, b []byte) (n int, err error) {
-	return l.writev(fd, a, b, nil, true)
+	return l.writev(fd, a, b, nil, msgMore)
 }
 
-func (l *Loop) writev(fd int, a, b, c []byte, last bool) (n int, err error) {
+func (l *Loop) writev(fd int, a, b, c []byte, flags uintptr) (n int, err error) {
 	for {
 		total := len(a) + len(b) + len(c)
 		limit, errno := l.fault(OpWrite, fd, total)
@@ -85,7 +85,14 @@ func (l *Loop) writev(fd int, a, b, c []byte, last bool) (n int, err error) {
 			if limit < total {
 				a, b, c = cut(limit, a, b, c)
 			}
-			n, errno = sysWritev(fd, a, b, c, last)
+			switch { // sendto(2) is cheaper than sendmsg(2), and one piece is usual
+			case len(b)+len(c) == 0:
+				n, errno = count(sysWrite(fd, a, flags))
+			case len(a)+len(c) == 0:
+				n, errno = count(sysWrite(fd, b, flags))
+			default:
+				n, errno = sysWritev(fd, a, b, c, flags)
+			}
 		}
 		if errno == syscall.EINTR {
 			continue
@@ -95,6 +102,13 @@ func (l *Loop) writev(fd int, a, b, c []byte, last bool) (n int, err error) {
 		}
 		return n, nil
 	}
+}
+
+func count(r uintptr, errno syscall.Errno) (int, syscall.Errno) {
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(r), 0
 }
 
 func cut(n int, a, b, c []byte) (_, _, _ []byte) {

@@ -30,7 +30,7 @@ type Config struct {
 // defaults are 200 and 512.
 const batch = 256
 
-// A Loop is one thread's epoll, timers and mailbox. It is made by New.
+// A Loop is one goroutine's epoll, timers and mailbox. It is made by New.
 type Loop struct {
 	config Config
 	fd     int // of the epoll
@@ -55,13 +55,15 @@ type Loop struct {
 
 	wheel  wheel
 	pipes  pipes
+	moved  bool // something went through a pipe in this turn
 	zone   zone
+	rest   rest
 	ended  bool
 	broken syscall.Errno // of epoll_wait
 
 	_       [64]byte // what follows is written by other threads
 	mail    atomic.Pointer[post]
-	asleep  atomic.Bool // in epoll_wait, or on the way there
+	asleep  atomic.Bool // waits for events, or is on the way to
 	stopped atomic.Bool
 	guests  atomic.Int32 // other threads that may use fd or wake now
 }
@@ -92,8 +94,8 @@ func New(c Config) (*Loop, error) {
 	return l, nil
 }
 
-// Run serves until Stop, on a thread of its own, and returns when everything that
-// Post has accepted was run. Call it once.
+// Run serves until Stop and returns when everything that Post has accepted was run. Call
+// it once.
 func (l *Loop) Run() {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -223,12 +225,13 @@ func (l *Loop) wait() {
 			ms = 0
 		}
 	}
-	n, errno := sysWait(l.fd, &l.events, ms)
-	l.asleep.Store(false)
 	before := l.now
+	n, errno := l.fetch(ms)
+	l.asleep.Store(false)
 	if l.Tick()-before >= slice && ms != 0 {
 		l.rested = l.now // others had their turn
 	}
+	l.worked(n)
 	l.next, l.fetched = 0, n
 	l.repeat.take(&l.again)
 	if errno != 0 && errno != syscall.EINTR {
@@ -240,6 +243,28 @@ func (l *Loop) wait() {
 			s.pending |= Events(l.events[i].Events)
 		}
 	}
+}
+
+// fetch waits for events, for at most ms. Where bodies were moved through pipes, others have
+// the processor first if they want it: who sends those bodies and who receives them does more
+// in one go then, and the loop needs not sleep and be woken for each piece. (The CPU time of
+// a body of 1 MiB was 1.3 times as much without, where all shared two cores.)
+func (l *Loop) fetch(ms int) (n int, errno syscall.Errno) {
+	moved := l.moved
+	l.moved = false
+	if ms != 0 && moved {
+		if n, errno = sysWait(l.fd, &l.events, 0); n > 0 || errno != 0 {
+			return n, errno
+		}
+		sysYield()
+		if n, errno = sysWait(l.fd, &l.events, 0); n > 0 || errno != 0 {
+			return n, errno
+		}
+	}
+	if ms != 0 && l.rest.epoll != nil {
+		return l.rest.wait(ms)
+	}
+	return sysWait(l.fd, &l.events, ms)
 }
 
 // pause returns for how many milliseconds to wait for events, negative without
@@ -263,6 +288,7 @@ func (l *Loop) end() {
 		runtime.Gosched()
 	}
 	l.pipes.close()
+	l.rest.end()
 	sysClose(l.wake)
 	sysClose(l.fd)
 }

@@ -158,8 +158,9 @@ func tcpPair(t testing.TB) (a, b int) {
 	return a, b
 }
 
-func TestEcho(t *testing.T) {
-	l := start(t, Config{})
+// echoing has l echo what comes from c, until the test ends.
+func echoing(t testing.TB, l *Loop) (c net.Conn) {
+	t.Helper()
 	fd, address := listen(t)
 	a := &acceptor{l: l}
 	do(t, l, func() {
@@ -167,21 +168,31 @@ func TestEcho(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	defer do(t, l, func() { l.Close(&a.Source) })
+	t.Cleanup(func() { do(t, l, func() { l.Close(&a.Source) }) })
 	c, err := net.Dial("tcp", address)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close()
-	for _, s := range []string{"hello", "again"} {
-		if _, err := io.WriteString(c, s); err != nil {
-			t.Fatal(err)
-		}
-		b := make([]byte, len(s))
-		if _, err := io.ReadFull(c, b); err != nil || string(b) != s {
-			t.Fatalf("got %q, %v, want %q", b, err, s)
-		}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// echoes fails unless s comes back.
+func echoes(t testing.TB, c net.Conn, s string) {
+	t.Helper()
+	if _, err := io.WriteString(c, s); err != nil {
+		t.Fatal(err)
 	}
+	b := make([]byte, len(s))
+	if _, err := io.ReadFull(c, b); err != nil || string(b) != s {
+		t.Fatalf("got %q, %v, want %q", b, err, s)
+	}
+}
+
+func TestEcho(t *testing.T) {
+	c := echoing(t, start(t, Config{}))
+	echoes(t, c, "hello")
+	echoes(t, c, "again")
 	c.(*net.TCPConn).CloseWrite()
 	if n, err := c.Read(make([]byte, 1)); err != io.EOF {
 		t.Errorf("got %d, %v, want io.EOF", n, err)

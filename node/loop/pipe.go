@@ -97,6 +97,7 @@ func (l *Loop) splice(op Op, socket, from, to, n int) (moved int, errno syscall.
 			moved, errno = sysSplice(from, to, limit)
 		}
 		if errno != syscall.EINTR {
+			l.moved = l.moved || moved > 0
 			return moved, errno
 		}
 	}

@@ -27,7 +27,7 @@ const (
 	// Level is for listeners: told as long as there is something to accept.
 	Level Interest = Interest(In)
 	// Exclusive is for a listener that several loops watch: Level, but as a rule
-	// only one of them is woken.
+	// only one of them is woken, besides those that rest for want of work.
 	Exclusive Interest = Interest(In) | 1<<28
 )
 
