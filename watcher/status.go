@@ -95,6 +95,7 @@ func (w *Watcher) fresh(at time.Time) {
 			s.Fresh = at
 		}
 	})
+	w.cfg.Changed()
 }
 
 func (w *Watcher) connected(endpoint string) {

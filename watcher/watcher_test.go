@@ -29,6 +29,7 @@ type bench struct {
 	got     sum
 	changes []Change
 	log     strings.Builder
+	told    Status        // when Changed was called last
 	pause   chan struct{} // nil: the reader reads; else it waits for one receive a change
 }
 
@@ -46,7 +47,15 @@ func newBench(m *model) *bench {
 
 // begin makes a watcher that has nothing yet but what was saved.
 func (b *bench) begin(saved func() *Saved) {
-	b.Watcher = newWatcher(Config{Logger: slog.New(slog.NewTextHandler(b, nil)), Values: true, Saved: saved}, b.model)
+	b.Watcher = newWatcher(Config{
+		Logger: slog.New(slog.NewTextHandler(b, nil)), Values: true, Saved: saved,
+		Changed: func() {
+			s := b.Status()
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			b.told = s
+		},
+	}, b.model)
 	b.pageSize, b.queue.limit = 3, 50
 }
 
@@ -117,6 +126,13 @@ func (b *bench) lines(s string) int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return strings.Count(b.log.String(), s)
+}
+
+// known is what somebody knows of Status who looks at it when Changed is called.
+func (b *bench) known() Status {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.told
 }
 
 // wrong says how the reader's sum differs from what etcd holds, "" if not at all.
@@ -442,6 +458,9 @@ func TestAnEmptyListIsHeld(t *testing.T) {
 						b.check(t, "after the deletion")
 						return
 					}
+					if told := b.known(); told.Held != s.Held || told.HeldRevision != s.HeldRevision {
+						t.Errorf("known is %q, held is %q", told.Held, s.Held)
+					}
 					if s.Fresh.After(before.Add(time.Minute)) {
 						t.Errorf("fresh at %v, an hour after etcd was lost", s.Fresh)
 					}
@@ -612,7 +631,7 @@ func TestCompactionWhileCutOff(t *testing.T) {
 				if got := b.Status().Relists; (got == 1) != (tt.txn != nil) {
 					t.Errorf("%d relists, want one only if something had changed", got)
 				}
-				if got, want := b.Status().Listed, b.model.history.revision; got != want {
+				if got, want := b.known().Listed, b.model.history.revision; got != want {
 					t.Errorf("listed = %d, want %d: what was done and undone meanwhile is in", got, want)
 				}
 				b.model.put(backendA, best)

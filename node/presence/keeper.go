@@ -55,9 +55,9 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// calm is how many Intervals pass between two looks at a State that changes by what
-// Changed is told of.
-const calm = 5
+// calm is how many Intervals pass between two looks at a State of whose changes Changed is
+// told.
+const calm = 30
 
 // farewell is how long the end of a node may wait for etcd to delete its keys.
 const farewell = 2 * time.Second
@@ -101,7 +101,7 @@ func New(c Config) *Keeper {
 }
 
 // Changed says that State may have. It never blocks. Without it, State is looked at
-// once an Interval while a node starts, or loses backends, and else every fifth, so that
+// once an Interval while a node starts, or loses backends, and else each thirtieth, so that
 // a node at rest sleeps.
 func (k *Keeper) Changed() {
 	select {
