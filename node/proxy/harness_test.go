@@ -8,7 +8,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -22,7 +21,7 @@ import (
 )
 
 // patience is how long a test waits for what must happen.
-const patience = 10 * time.Second
+const patience = 30 * time.Second
 
 // rig is a proxy on loopback with the definitions of one test.
 type rig struct {
@@ -299,7 +298,9 @@ func (o *origin) serve(answer string) {
 // eventually waits until something is so.
 func eventually(t testing.TB, is func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(patience); !is(); runtime.Gosched() {
+	tick := time.NewTicker(time.Millisecond) // to look without a pause would take the time of others
+	defer tick.Stop()
+	for deadline := time.Now().Add(patience); !is(); <-tick.C {
 		if time.Now().After(deadline) {
 			t.Fatal("still not so")
 		}
