@@ -31,9 +31,20 @@ import (
 	"roster/store/embedded"
 )
 
-// maxLoops is more than processors of any machine: each loop is a thread with sockets of
-// its own.
-const maxLoops = 1024
+// maxLoops is the most for Config.Loops: a socket that they share can wake no more
+// (path_limits of Linux's fs/eventpoll.c).
+const maxLoops = 500
+
+// Loops returns how many loops a valid Config.Loops asks for.
+func Loops(n int) int {
+	switch {
+	case n >= 0:
+		return n
+	case runtime.GOOS != "linux":
+		return 0
+	}
+	return min(runtime.GOMAXPROCS(0), maxLoops)
+}
 
 // Config says what a node listens on, which etcd it follows and how it proxies.
 type Config struct {
@@ -50,7 +61,7 @@ type Config struct {
 	MaxConnections int
 	// Loops is how many threads serve plain HTTP/1.1, each with an epoll of its own, and so
 	// how many sockets an address has; what a loop does not speak it hands to goroutines.
-	// Zero: goroutines serve all. -1: as many as GOMAXPROCS, none but on Linux. At most 1024.
+	// Zero: goroutines serve all. -1: as many as GOMAXPROCS, none but on Linux. At most 500.
 	Loops int
 	// Admin is the address of the admin API; empty for none. Other than loopback's it
 	// needs AdminAccess to have tokens and TLS.
@@ -244,12 +255,7 @@ func (c Config) withDefaults() Config {
 	if c.Sockets == nil {
 		c.Sockets = new(sockets.Set)
 	}
-	if c.Loops < 0 {
-		c.Loops = 0
-		if runtime.GOOS == "linux" {
-			c.Loops = runtime.GOMAXPROCS(0)
-		}
-	}
+	c.Loops = Loops(c.Loops)
 	c.Metrics = c.Metrics.withDefaults()
 	if c.ID == "" {
 		c.ID = defaultID(c.Listen[0])

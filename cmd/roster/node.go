@@ -245,14 +245,8 @@ func positive(flags *pflag.FlagSet, names ...string) (errs []error) {
 // processor more than them: where none is idle, it takes a loop's away whenever that
 // waits, and gives it back after.
 func withProcessors(loops int) int {
-	if runtime.GOOS != "linux" {
-		return loops
-	}
-	processors := runtime.GOMAXPROCS(0)
-	if loops < 0 {
-		loops = processors
-	}
-	if loops >= processors {
+	loops = node.Loops(loops)
+	if loops >= runtime.GOMAXPROCS(0) {
 		runtime.GOMAXPROCS(loops + 1)
 	}
 	return loops
