@@ -40,11 +40,11 @@ func TestMain(m *testing.M) {
 // behaviours are of new processes. Each has as its first descriptor one that it tells the
 // test by what becomes of it.
 var behaviours = map[string]func(){
-	"good":  func() { heir(closed) },
-	"never": func() { heir(make(chan struct{})) }, // it never could serve
+	"good":  func() { heir(untilTerminated(), closed) },
+	"never": func() { heir(untilTerminated(), make(chan struct{})) }, // it never could serve
 	"deaf": func() { // to signals
 		signal.Ignore(syscall.SIGTERM)
-		heir(closed)
+		heir(context.Background(), closed)
 	},
 	"hanging": func() { hang(false) },
 	"stuck":   func() { hang(true) },
@@ -88,10 +88,13 @@ func must[T any](v T, err error) T {
 
 func find() *Predecessor { return must(Find()) }
 
+func untilTerminated() context.Context {
+	ctx, _ := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	return ctx
+}
+
 // heir does what a node does.
-func heir(could <-chan struct{}) {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-	defer stop()
+func heir(ctx context.Context, could <-chan struct{}) {
 	p := find()
 	if _, ok := os.LookupEnv(envVar); ok {
 		tell("%s is still in the environment", envVar)
