@@ -1,7 +1,12 @@
 package e2e_test
 
 import (
+	"encoding/binary"
 	"fmt"
+	"net"
+	"os"
+	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -41,6 +46,30 @@ func (p *plane) idle(name string, origin *harness.Socket, n int) (clients, conns
 		want(p.t, clients[i].Response(), "held")
 	}
 	return clients, conns
+}
+
+// arrived waits until what w said last is at its other end, for which it was idle: where
+// processors are busy, segments of two connections come in any order.
+func arrived(t *testing.T, w *harness.Wire) {
+	t.Helper()
+	if runtime.GOOS != "linux" {
+		return
+	}
+	ends := procAddress(w.RemoteAddr()) + " " + procAddress(w.LocalAddr())
+	idle := regexp.MustCompile(ends + ` 01 [0-9A-F]{8}:00000000 `) // established, with nothing to be read
+	harness.Until(t, "what "+w.LocalAddr().String()+" said to arrive", func() (bool, any) {
+		sockets, err := os.ReadFile("/proc/net/tcp")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return !idle.Match(sockets), "nothing"
+	})
+}
+
+// procAddress is an IPv4 address as /proc/net/tcp has it.
+func procAddress(a net.Addr) string {
+	tcp := a.(*net.TCPAddr)
+	return fmt.Sprintf("%08X:%04X", binary.NativeEndian.Uint32(tcp.IP.To4()), tcp.Port)
 }
 
 var poolTests = []planeTest{
@@ -315,6 +344,7 @@ var poolTests = []planeTest{
 				serve(w, "one")
 				want(t, c.Response(), "one")
 				end(w)
+				arrived(t, w)
 				go c.Write([]byte(p.post("b", body)))
 				next := origin.Accept()
 				if m := next.Request(); m.Body != body {

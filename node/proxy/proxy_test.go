@@ -69,6 +69,7 @@ func TestKeepAliveBothSides(t *testing.T) {
 		contains(t, "answer", c.head(), "HTTP/1.1 200 OK\r\n", "\r\nContent-Length: 5\r\n")
 		expect(t, "body", c.take(5), "hello")
 	}
+	r.ended(3)
 	if s := r.Stats(); s.Requests[2] != 3 || s.Accepted != 1 || s.Connections != 1 {
 		t.Errorf("stats: %+v", s)
 	}
