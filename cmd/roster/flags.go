@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"roster/cmd/roster/internal/nearest"
+	"roster/cmd/roster/internal/settings"
 )
 
 // flagErrors is all that is wrong with a command's flags. The library, whose error is the
@@ -20,7 +21,7 @@ func flagErrors(cmd *cobra.Command, args []string, first error) error {
 	}
 	set := func(f *pflag.Flag, value string) {
 		if err := cmd.Flags().Set(f.Name, value); err != nil {
-			say(err)
+			say(fmt.Errorf(`invalid argument %q for "--%s" flag: %w`, value, f.Name, settings.Cause(err)))
 		}
 	}
 	unknown := func(word, name string, names []string) {

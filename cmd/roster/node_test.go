@@ -28,6 +28,8 @@ func TestNodeUsageErrors(t *testing.T) {
 		"--max-header-size 8GiB --max-target-size 17MiB":                  {"max-header-size is 8589934592 bytes, want 1024 to 16777216", "max-target-size is 17825792 bytes, want 1 to 16777216"},
 		"--max-connections -1 --access-log apache":                        {"max-connections is -1, want 0 (any number) or more", `access-log is "apache", want off, json or combined`},
 		"--loops -5 --max-connections -1":                                 {"loops is -5, want -1 (as many as processors) or 0 (goroutines serve all) to 500", "max-connections is -1, want 0"},
+		"--loops x --metrics-backends 1 --tracing-sample half":            {`invalid argument "x" for "--loops" flag: want a whole number`, `invalid argument "half" for "--tracing-sample" flag: want a number`},
+		"--loops 100000000000000000000":                                   {`invalid argument "100000000000000000000" for "--loops" flag: is too large or too small`},
 		"--loops 100000":                                                  {"loops is 100000, want -1"},
 		"--min-body-rate fast":                                            {`invalid argument "fast" for "--min-body-rate" flag: "fast" is not a size`},
 		"--otlp-endpoint :4318 --tracing-sample 2":                        {"tracing-sample is 2, want 0 (none) to 1 (all)", "otlp-endpoint: want a URL such as http://127.0.0.1:4318"},

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 
 	"github.com/hashicorp/go-multierror"
@@ -44,7 +45,7 @@ func FromEnv(flags *pflag.FlagSet, lookup func(string) (string, bool), skip ...s
 			return
 		}
 		if err := flags.Set(f.Name, value); err != nil {
-			errs = multierror.Append(errs, fmt.Errorf("%s is %q: %w", Env(f.Name), value, cause(err)))
+			errs = multierror.Append(errs, fmt.Errorf("%s is %q: %w", Env(f.Name), value, Cause(err)))
 		}
 	})
 	return errs.ErrorOrNil()
@@ -107,7 +108,7 @@ func FromFile(flags *pflag.FlagSet, file string) error {
 		}
 		for _, v := range values {
 			if err := flags.Set(name, v); err != nil {
-				fail(name, "is %q: %w", v, cause(err))
+				fail(name, "is %q: %w", v, Cause(err))
 			}
 		}
 	}
@@ -160,11 +161,23 @@ func (w *written) UnmarshalYAML(unmarshal func(any) error) error {
 	return nil
 }
 
-// cause is what a flag's value says, without the words that name the flag.
-func cause(err error) error {
+// Cause is what is wrong with a flag's value by the error of its Set, without the words that
+// name the flag.
+func Cause(err error) error {
 	var invalid *pflag.InvalidValueError
 	if errors.As(err, &invalid) {
-		return invalid.Unwrap()
+		err = invalid.Unwrap()
 	}
-	return err
+	var number *strconv.NumError
+	switch {
+	case !errors.As(err, &number):
+		return err
+	case number.Err == strconv.ErrRange:
+		return errors.New("is too large or too small")
+	case number.Func == "ParseBool":
+		return errors.New("want true or false")
+	case number.Func == "ParseFloat":
+		return errors.New("want a number")
+	}
+	return errors.New("want a whole number")
 }
