@@ -24,12 +24,6 @@ var (
 // limit. The zero value has no limit, and then Acquire and Release cost one
 // compare-and-swap each. All methods may be called from any goroutine.
 type Limit struct {
-	// word is the number of requests in progress, shifted by one; its lowest
-	// bit is set while there is a limit, and then only the holder of mu changes
-	// the number. One word, so that the switch to a limit cannot miscount those
-	// that come in at the same moment.
-	word atomic.Int64
-
 	mu          sync.Mutex
 	max         int
 	waitLimit   int
@@ -37,6 +31,12 @@ type Limit struct {
 	failed      bool // Fail was called, and not Set since
 	queued      int
 	first, last *Waiter
+
+	// word is the number of requests in progress, shifted by one; its lowest
+	// bit is set while there is a limit, and then only the holder of mu changes
+	// the number. One word, so that the switch to a limit cannot miscount those
+	// that come in at the same moment.
+	word atomic.Int64
 }
 
 const (

@@ -29,8 +29,11 @@ type Backend struct {
 	Path string // Unix-domain socket, absolute, or @name for an abstract one
 	None bool   // the backend that always fails
 
-	HostHeader   string // Host for requests and probes without one; "" with None
-	OverrideHost bool   // HostHeader replaces the client's Host
+	HostHeader string // Host for requests and probes without one; "" with None
+
+	// What is read for each request is together, in 64 bytes.
+
+	OverrideHost bool // HostHeader replaces the client's Host
 	NoReuse      bool
 	Protocol     Protocol
 
@@ -38,18 +41,20 @@ type Backend struct {
 	FirstByteTimeout    time.Duration // request sent to first byte of the answer; 60s
 	BetweenBytesTimeout time.Duration // longest pause in an answer; 60s
 	TunnelTimeout       time.Duration // longest silence of an upgraded connection; 1h
-	IdleTimeout         time.Duration // how long an unused connection is kept; 60s
+
+	ProxyHeader int // version of the PROXY protocol, 1 or 2; 0 = none
+
+	IdleTimeout time.Duration // how long an unused connection is kept; 60s
 
 	MaxConnections int // requests in progress; 0 = no limit
 	WaitLimit      int // requests that may queue; 0 = none
 	WaitTimeout    time.Duration
 
-	ProxyHeader int    // version of the PROXY protocol, 1 or 2; 0 = none
-	Preamble    []byte // sent first on every new connection
-	Via         string // name of the backend to connect to instead
-	Authority   string // of the authority TLV sent with Via, host only; "" = none
-	Pool        string // part of the connection pool's identity
-	TLS         *TLS   // nil = off
+	Preamble  []byte // sent first on every new connection
+	Via       string // name of the backend to connect to instead
+	Authority string // of the authority TLV sent with Via, host only; "" = none
+	Pool      string // part of the connection pool's identity
+	TLS       *TLS   // nil = off
 
 	Probe   ProbeRef
 	Labels  Labels

@@ -75,8 +75,18 @@ type HeaderEdits struct {
 	Remove   []string
 }
 
+func (h *HeaderEdits) empty() bool { return len(h.Set)+len(h.Add)+len(h.Remove) == 0 }
+
 // HeaderField is one line of a head.
 type HeaderField struct{ Name, Value string }
+
+// Plain says whether the route only chooses a backend: it changes nothing of a request or
+// an answer, has no retries, and no timeouts of its own.
+func (r *Route) Plain() bool {
+	return r.Respond == nil && r.RequestHeaders.empty() && r.ResponseHeaders.empty() &&
+		r.StripPrefix == "" && r.RewriteHost == "" && r.Retries == 0 && r.Timeout == 0 &&
+		r.ConnectTimeout == Inherit && r.FirstByteTimeout == Inherit && r.BetweenBytesTimeout == Inherit
+}
 
 // Kind is Routes.
 func (*Route) Kind() Kind { return Routes }
@@ -443,7 +453,7 @@ func edits(name string, at func(*Route) *HeaderEdits, s *schema[HeaderEdits]) fi
 		name: name,
 		read: func(d *decoder, r *Route) { s.read(d, at(r)) },
 		write: func(e *encoder, r *Route) {
-			if h := at(r); len(h.Set)+len(h.Add)+len(h.Remove) > 0 {
+			if h := at(r); !h.empty() {
 				e.field(name)
 				s.write(e, h)
 			}

@@ -11,7 +11,6 @@ import (
 	"roster/node/loop"
 	"roster/node/tracing"
 	"roster/pool"
-	"roster/store"
 )
 
 // run does what is to be done, until the request waits for something or has ended. going
@@ -133,7 +132,7 @@ func (c *evented) await() {
 // is for a goroutine.
 func (c *evented) connect() (exchange.Step, bool) {
 	c.to, c.sending = netip.AddrPort{}, nil // of a try before
-	if def := c.picked.Def; def.TLS != nil || def.Protocol != store.HTTP1 || !c.picked.Pool.Plain() {
+	if !c.picked.Pool.Plain() {
 		c.leave(func(g *client) verdict { return g.run(exchange.Connect) })
 		return 0, false
 	}

@@ -262,7 +262,7 @@ func (c *client) route() exchange.Step {
 	c.ref = ref
 	var def *store.Route
 	if taken != nil {
-		def = taken.Def
+		def = taken.Effect()
 	}
 	return c.x.Routed(def, c.table.Revision())
 }

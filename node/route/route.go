@@ -18,6 +18,7 @@ type Route struct {
 	Def      *store.Route
 	Target   uint32 // whatever the caller knows the backend by
 	asks     aspects
+	plain    bool // see Effect
 	priority int
 	headers  []pair
 
@@ -36,7 +37,7 @@ type pair struct {
 // New makes a route of a definition that store has decoded. target is kept for
 // the caller.
 func New(name string, def *store.Route, create, mod int64, target uint32) *Route {
-	r := &Route{Name: name, Def: def, Target: target, priority: def.Priority, CreateRevision: create, ModRevision: mod}
+	r := &Route{Name: name, Def: def, Target: target, plain: def.Plain(), priority: def.Priority, CreateRevision: create, ModRevision: mod}
 	m := &def.Match
 	for _, p := range m.PathRegex {
 		r.regexps = append(r.regexps, regexp.MustCompile(p)) // store has compiled it once
@@ -49,6 +50,16 @@ func New(name string, def *store.Route, create, mod int64, target uint32) *Route
 	r.ask(pathRegex, len(r.regexps))
 	r.ask(when, len(def.When))
 	return r
+}
+
+// Effect returns the definition if it says more than which requests go to which backend,
+// else nil. Most say no more, and need not be read for each request then: of many routes
+// the definition is in no cache.
+func (r *Route) Effect() *store.Route {
+	if r.plain {
+		return nil
+	}
+	return r.Def
 }
 
 func (r *Route) ask(what aspect, n int) {

@@ -103,7 +103,9 @@ func (t *Table) Match(a *Ask) (*route.Route, Ref, error) {
 	case r == nil:
 		return nil, t.fallback, nil
 	}
-	a.retries = r.Def.Retries > 0
+	if def := r.Effect(); def != nil {
+		a.retries = def.Retries > 0
+	}
 	return r, r.Target, nil
 }
 

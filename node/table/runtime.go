@@ -12,10 +12,11 @@ import (
 // the limit of requests in progress with its queue, and counters. It lives
 // from the backend's creation until its last request after the deletion.
 type Runtime struct {
-	// What every request touches is together, and the limit begins with such a word.
-	Responses [5]atomic.Uint64 // answers by class: 1xx (never counted), 2xx, 3xx, 4xx, 5xx at index class-1
+	pool.Limit // which ends with a word that every request touches, as what follows is
+
 	Requests  atomic.Uint64    // requests given to this backend, retries included
-	pool.Limit
+	Responses [5]atomic.Uint64 // answers by class: 1xx (never counted), 2xx, 3xx, 4xx, 5xx at index class-1
+
 	Failures atomic.Uint64 // of Requests, those that got no whole answer from it
 
 	latency balancer.Latency                // of requests that came by directors which go by it

@@ -29,20 +29,24 @@ type Slot struct {
 
 // Backend is one backend as one table sees it. It never changes; what it points to does.
 type Backend struct {
-	Name                        string
-	Def                         *store.Backend
-	CreateRevision, ModRevision int64
+	// What each request reads is together, here and in what is pointed to: of 10,000
+	// backends nothing is in a cache.
+
+	Def *store.Backend
 	// Pool gives connections; nil for a backend none, and where Fault says
 	// why there can be none.
 	Pool *pool.Pool
+	// Runtime is what lives on when the definition changes.
+	Runtime *Runtime
+	// Probe is the verdict of the backend's probe; nil where there is none.
+	Probe *prober.Ref
 	// Fault is why every request to this backend fails with 503 (a dangling
 	// via, say); nil for a backend that may be tried.
 	Fault error
-	// Probe is the verdict of the backend's probe; nil where there is none.
-	Probe *prober.Ref
-	// Runtime is what lives on when the definition changes.
-	Runtime *Runtime
-	edit    uint64 // that made it, and may complete it until the table is out
+
+	Name                        string
+	CreateRevision, ModRevision int64
+	edit                        uint64 // that made it, and may complete it until the table is out
 }
 
 // limit puts the definition's limit into effect and opens the queue.
