@@ -54,9 +54,10 @@ and ends with exit code 0. A second signal ends it at once.
 
 SIGUSR2 replaces the process by a new one of the program, which may have become another
 release, without losing a request: the new one gets the sockets, the arguments and the
-environment, reads --config anew, and serves once it is ready; the old one then drains.
-What hinders that is logged, and the old one serves on. It needs --etcd. Sockets are taken
-from systemd, too, by the addresses that they are bound to.
+environment, reads --config anew, and serves once it is ready; the old one then drains,
+but keeps clients without a request for three quarters of --drain-timeout, to answer one
+more. What hinders that is logged, and the old one serves on. It needs --etcd. Sockets are
+taken from systemd, too, by the addresses that they are bound to.
 
 Listeners with TLS (tls://) show the certificate that has the host which the client
 names, of --tls-cert or of the definitions in etcd, else the first --tls-cert. Files

@@ -24,16 +24,19 @@ type rest struct {
 
 	since time.Duration // begin of this period
 	work  int           // turns and events in it
+	calm  int           // periods before it with little to do
 }
 
 // A loop rests after a period with at most restBegins turns and events a second, and no
-// longer once there were more than restEnds in a period. With more than restSources it does
-// not: to tell Go's poller of the epoll, the kernel looks at each, for 0.1 to 0.6 us.
+// longer once there were more than restEnds in a period. To tell Go's poller of the epoll,
+// the kernel looks at each source, for 0.1 to 0.6 us: so that this is rare, each
+// restSources of them take a period more, and with more than restMost it does not rest.
 const (
 	restPeriod  = time.Second
 	restBegins  = 500
 	restEnds    = 1000
 	restSources = 1000
+	restMost    = 20 * restSources
 )
 
 // worked counts a turn with n events.
@@ -47,9 +50,12 @@ func (l *Loop) worked(n int) {
 	if period < restPeriod {
 		return
 	}
-	little := float64(r.work) <= restBegins*period.Seconds() && len(l.slots)-len(l.free) <= restSources
+	r.calm++
+	if float64(r.work) > restBegins*period.Seconds() {
+		r.calm = 0
+	}
 	r.since, r.work = l.now, 0
-	if little && r.epoll == nil {
+	if n := len(l.slots) - len(l.free); r.calm > n/restSources && n <= restMost && r.epoll == nil {
 		l.beginRest()
 	}
 }

@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // An alarm says when it is due.
@@ -88,6 +90,46 @@ func TestRest(t *testing.T) { // not parallel: see waitsInGo
 	}
 	do(t, l, func() { l.rest.since, l.rest.work = l.now-2*restPeriod, 0 })
 	hears(t, l, c)
+}
+
+// With many sources it takes longer until a loop rests, which costs more then.
+func TestRestOfMany(t *testing.T) {
+	t.Parallel()
+	l := start(t, Config{})
+	silent := make([]*Source, 2*restSources)
+	do(t, l, func() {
+		for i := range silent {
+			fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+			if err != nil {
+				t.Fatal(err)
+			}
+			silent[i] = new(Source)
+			if err := l.Add(silent[i], fd, nil, Level); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+	defer do(t, l, func() {
+		for _, s := range silent {
+			l.Close(s)
+		}
+	})
+	rests := func() (is bool) {
+		do(t, l, func() { is = l.rest.epoll != nil })
+		return is
+	}
+	passes := func(work int) { do(t, l, func() { l.rest.since, l.rest.work = l.now-restPeriod, work }) }
+	for i, work := range []int{0, 0, restEnds, 0, 0} {
+		if passes(work); rests() {
+			t.Fatalf("it rests after period %d, and too soon", i+1)
+		}
+	}
+	if passes(0); !rests() {
+		t.Error("it does not rest")
+	}
+	if passes(restEnds); rests() {
+		t.Error("it rests though there is much to do")
+	}
 }
 
 // Posts, from other threads and while it begins and ends to rest all the time, are all heard.

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -52,8 +53,10 @@ func (e *ear) pretend(connections int) {
 }
 
 // keeps says whether the socket keeps connections until they say something.
-func (e *ear) keeps(t *testing.T) bool {
-	seconds, err := unix.GetsockoptInt(e.source.FD(), unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT)
+func (e *ear) keeps(t *testing.T) bool { return deferring(t, e.source.FD()) }
+
+func deferring(t *testing.T, fd int) bool {
+	seconds, err := unix.GetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT)
 	if err != nil {
 		t.Error(err)
 	}
@@ -103,6 +106,35 @@ func TestWhoWasSilentInACrowdIsServedByADrain(t *testing.T) {
 	contains(t, "answer", c.rest(), " 200 ", "\r\nConnection: close\r\n")
 	if err := <-done; err != nil {
 		t.Errorf("Drain: %v", err)
+	}
+}
+
+// TestSocketsOfAKilledProcess do not go on keeping connections, if it was killed in a crowd.
+func TestSocketsOfAKilledProcess(t *testing.T) {
+	t.Parallel()
+	r := loops(t, Config{}, nil)
+	var ln Listener
+	open(t, 2, &ln)
+	var fds []int
+	for _, s := range ln.Sockets {
+		fd, err := s.FD()
+		if err == nil {
+			err = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, 1)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		fds = append(fds, fd)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	served := make(chan error)
+	go func() { served <- r.Serve(ctx, ln) }()
+	eventually(t, func() bool {
+		return !slices.ContainsFunc(fds, func(fd int) bool { return deferring(t, fd) })
+	})
+	cancel()
+	if err := <-served; err != nil {
+		t.Errorf("Serve: %v", err)
 	}
 }
 

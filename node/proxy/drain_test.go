@@ -55,6 +55,20 @@ func TestDrainPatienceEnds(t *testing.T) {
 	}
 }
 
+// TestDrainWithoutTimeCutsNobody: that it would have listened for longer is no error.
+func TestDrainWithoutTimeCutsNobody(t *testing.T) {
+	t.Parallel()
+	r, o := one(t)
+	o.serve(okay)
+	contains(t, "answer", r.exchange(last), " 200 ")
+	eventually(t, func() bool { return r.Stats().Connections == 0 })
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := r.Drain(ctx); err != nil {
+		t.Errorf("Drain: %v", err)
+	}
+}
+
 // TestSocketsOfOneListener: all are accepted from, count as one, and are drained.
 func TestSocketsOfOneListener(t *testing.T) {
 	t.Parallel()

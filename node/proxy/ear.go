@@ -40,7 +40,8 @@ type ear struct {
 // listen begins to accept from a socket, which shared says other loops do as well.
 func (w *worker) listen(l *listener, s *watched, shared bool) error {
 	e := &ear{w: w, l: l, socket: s}
-	e.crowd.never = shared
+	// A process that had the socket before may have been killed in a crowd.
+	e.crowd.never = w.loop.DeferAccept(s.fd, false) != nil || shared
 	interest := loop.Level
 	if shared {
 		interest = loop.Exclusive
