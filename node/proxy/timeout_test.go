@@ -474,7 +474,7 @@ func TestRouteTimeoutAfterStaleConnection(t *testing.T) {
 	start := time.Now()
 	c.send("GET /b HTTP/1.1\r\nHost: h\r\n\r\n")
 	contains(t, "answer", c.head(), " 504 ", "error=http_response_timeout\r\n")
-	if took := time.Since(start); took < 200*time.Millisecond || took > 5*time.Second {
+	if took := time.Since(start); took < 200*time.Millisecond || took > patience {
 		t.Errorf("after %v, want 200ms", took)
 	}
 }
@@ -484,18 +484,18 @@ func TestIdleTimeoutOfSockets(t *testing.T) {
 	t.Parallel()
 	o := newOrigin(t)
 	o.serve(okay)
-	r := newRig(t, Config{IdleTimeout: 300 * time.Millisecond}, definitions{"backends/a": o.backend()})
+	r := newRig(t, Config{IdleTimeout: time.Second}, definitions{"backends/a": o.backend()})
 	c := r.dial()
 	start := time.Now()
-	for time.Since(start) < 500*time.Millisecond { // the deadline armed first passes meanwhile
+	for time.Since(start) < 1500*time.Millisecond { // the deadline armed first passes meanwhile
 		c.send(get)
 		c.head()
 		c.take(5)
 	}
 	idle := time.Now()
 	expect(t, "end", c.rest(), "")
-	if took := time.Since(idle); took < 250*time.Millisecond || took > 2*time.Second {
-		t.Errorf("closed after %v, want 300ms", took)
+	if took := time.Since(idle); took < 900*time.Millisecond || took > patience {
+		t.Errorf("closed after %v, want 1s", took)
 	}
 }
 
