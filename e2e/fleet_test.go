@@ -103,7 +103,7 @@ type keyValue struct {
 // lapsed waits until nodes are members without a presence.
 func (f *fleet) lapsed(ids ...string) {
 	f.t.Helper()
-	harness.Until(f.t, fmt.Sprintf("the presence of %v to end", ids), func() (bool, any) {
+	harness.Within(f.t, 2*harness.WaitLimit, fmt.Sprintf("the presence of %v to end", ids), func() (bool, any) {
 		keys := f.keys()
 		for _, id := range ids {
 			if keys["nodes/"+id] != nil || keys["members/"+id] == nil {

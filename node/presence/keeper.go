@@ -24,8 +24,8 @@ type Config struct {
 	State func() store.Presence
 
 	// TTL is how long after the last sign of life the node counts as unknown. Zero means
-	// 10s: longer than etcd takes for a new leader. Shorter ones cost etcd more: the
-	// lease is kept alive three times in that time.
+	// 15s: the lease is kept alive three times in that time, so the node may be cut off for
+	// 10s, in which etcd has a new leader. Shorter ones cost etcd more, and wake the node.
 	TTL time.Duration
 	// Interval is the least time between two writes. Zero means 1s.
 	Interval time.Duration
@@ -45,7 +45,7 @@ func (c Config) withDefaults() Config {
 			*d = value
 		}
 	}
-	fill(&c.TTL, 10*time.Second)
+	fill(&c.TTL, 15*time.Second)
 	fill(&c.Interval, time.Second)
 	fill(&c.RetryMin, 200*time.Millisecond)
 	fill(&c.RetryMax, 5*time.Second)
