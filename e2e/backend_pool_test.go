@@ -48,22 +48,28 @@ func (p *plane) idle(name string, origin *harness.Socket, n int) (clients, conns
 	return clients, conns
 }
 
-// arrived waits until what w said last is at its other end, for which it was idle: where
-// processors are busy, segments of two connections come in any order.
-func arrived(t *testing.T, w *harness.Wire) {
+// ends ends w, which is idle, and waits until that is at its other end: where processors are
+// busy, segments of two connections come in any order.
+func ends(t *testing.T, w *harness.Wire, end func(*harness.Wire)) {
 	t.Helper()
 	if runtime.GOOS != "linux" {
+		end(w)
 		return
 	}
-	ends := procAddress(w.RemoteAddr()) + " " + procAddress(w.LocalAddr())
-	idle := regexp.MustCompile(ends + ` 01 [0-9A-F]{8}:00000000 `) // established, with nothing to be read
-	harness.Until(t, "what "+w.LocalAddr().String()+" said to arrive", func() (bool, any) {
+	both := procAddress(w.RemoteAddr()) + " " + procAddress(w.LocalAddr())
+	idle := regexp.MustCompile(both + ` 01 [0-9A-F]{8}:00000000 `) // established, with nothing to be read
+	isIdle := func() bool {
 		sockets, err := os.ReadFile("/proc/net/tcp")
 		if err != nil {
 			t.Fatal(err)
 		}
-		return !idle.Match(sockets), "nothing"
-	})
+		return idle.Match(sockets)
+	}
+	if !isIdle() {
+		t.Fatalf("%s is not idle", both)
+	}
+	end(w)
+	harness.Until(t, "what "+w.LocalAddr().String()+" said to arrive", func() (bool, any) { return !isIdle(), "nothing" })
 }
 
 // procAddress is an IPv4 address as /proc/net/tcp has it.
@@ -343,8 +349,7 @@ var poolTests = []planeTest{
 				w := origin.Accept()
 				serve(w, "one")
 				want(t, c.Response(), "one")
-				end(w)
-				arrived(t, w)
+				ends(t, w, end)
 				go c.Write([]byte(p.post("b", body)))
 				next := origin.Accept()
 				if m := next.Request(); m.Body != body {

@@ -31,9 +31,9 @@ import (
 	"roster/store/embedded"
 )
 
-// maxLoops is the most for Config.Loops: a socket that they share can wake no more
-// (path_limits of Linux's fs/eventpoll.c).
-const maxLoops = 500
+// maxLoops is the most for Config.Loops: a socket can wake 500 loops that rest (path_limits
+// of Linux's fs/eventpoll.c), and in an upgrade those of two processes share it.
+const maxLoops = 250
 
 // Loops returns how many loops a valid Config.Loops asks for.
 func Loops(n int) int {
@@ -61,7 +61,7 @@ type Config struct {
 	MaxConnections int
 	// Loops is how many threads serve plain HTTP/1.1, each with an epoll of its own, and so
 	// how many sockets an address has; what a loop does not speak it hands to goroutines.
-	// Zero: goroutines serve all. -1: as many as GOMAXPROCS, none but on Linux. At most 500.
+	// Zero: goroutines serve all. -1: as many as GOMAXPROCS, none but on Linux. At most 250.
 	Loops int
 	// Admin is the address of the admin API; empty for none. Other than loopback's it
 	// needs AdminAccess to have tokens and TLS.

@@ -419,6 +419,7 @@ func (n *Node) apply(ctx context.Context) error {
 		} else {
 			guarded := n.guard.Apply(change, time.Now())
 			if n.sayHeld(guarded); guarded.None {
+				n.presence.Changed()
 				n.keep(original)
 				continue
 			}

@@ -27,7 +27,7 @@ func TestNodeUsageErrors(t *testing.T) {
 		"--idle-timeout 0s --max-header-fields 0":                         {"--idle-timeout is 0s, want more than 0; the default is 1m", "--max-header-fields is 0, want more than 0; the default is 128"},
 		"--max-header-size 8GiB --max-target-size 17MiB":                  {"max-header-size is 8589934592 bytes, want 1024 to 16777216", "max-target-size is 17825792 bytes, want 1 to 16777216"},
 		"--max-connections -1 --access-log apache":                        {"max-connections is -1, want 0 (any number) or more", `access-log is "apache", want off, json or combined`},
-		"--loops -5 --max-connections -1":                                 {"loops is -5, want -1 (as many as processors) or 0 (goroutines serve all) to 500", "max-connections is -1, want 0"},
+		"--loops -5 --max-connections -1":                                 {"loops is -5, want -1 (as many as processors) or 0 (goroutines serve all) to 250", "max-connections is -1, want 0"},
 		"--loops x --metrics-backends 1 --tracing-sample half":            {`invalid argument "x" for "--loops" flag: want a whole number`, `invalid argument "half" for "--tracing-sample" flag: want a number`},
 		"--loops 100000000000000000000":                                   {`invalid argument "100000000000000000000" for "--loops" flag: is too large or too small`},
 		"--loops 100000":                                                  {"loops is 100000, want -1"},

@@ -90,7 +90,7 @@ func New(c Config) (*Loop, error) {
 	if l.fd, l.wake, err = sysNew(); err != nil {
 		return nil, fmt.Errorf("loop: %w", err)
 	}
-	l.Tick()
+	l.rest.since = l.Tick()
 	return l, nil
 }
 

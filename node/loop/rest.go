@@ -24,7 +24,7 @@ type rest struct {
 
 	since time.Duration // begin of this period
 	work  int           // turns and events in it
-	calm  int           // periods before it with little to do
+	calm  int           // periods before it with little to do, one after the other
 }
 
 // A loop rests after a period with at most restBegins turns and events a second, and no
@@ -45,6 +45,7 @@ func (l *Loop) worked(n int) {
 	r.work += 1 + n
 	if r.work > restEnds {
 		r.end()
+		r.calm = -1 // this period does not count, however long it is
 	}
 	period := l.now - r.since
 	if period < restPeriod {

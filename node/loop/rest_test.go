@@ -62,11 +62,14 @@ func TestRest(t *testing.T) { // not parallel: see waitsInGo
 		}
 	})
 	l = start(t, Config{})
+	rest := func() { do(t, l, func() { l.rest.since, l.rest.work, l.rest.calm = l.now-2*restPeriod, 0, 0 }) }
+	work := func() { do(t, l, func() { l.rest.since, l.rest.work = l.now+time.Hour, restEnds }) } // a period without end
+	work()
 	c := echoing(t, l)
 	hears(t, l, c)
 	open := descriptors(t)
 	for range 5 {
-		do(t, l, func() { l.rest.since, l.rest.work = l.now-2*restPeriod, 0 })
+		rest()
 		hears(t, l, c)
 		for began := time.Now(); !waitsInGo(); runtime.Gosched() {
 			if time.Since(began) > time.Minute {
@@ -77,7 +80,7 @@ func TestRest(t *testing.T) { // not parallel: see waitsInGo
 		if n := descriptors(t); n != open+1 {
 			t.Fatalf("%d descriptors while it rests, %d before", n, open)
 		}
-		do(t, l, func() { l.rest.work = restEnds })
+		work()
 		hears(t, l, c)
 		for range 10 {
 			if waitAsleep(l); waitsInGo() {
@@ -88,7 +91,7 @@ func TestRest(t *testing.T) { // not parallel: see waitsInGo
 			t.Fatalf("%d descriptors after its rest, %d before", n, open)
 		}
 	}
-	do(t, l, func() { l.rest.since, l.rest.work = l.now-2*restPeriod, 0 })
+	rest()
 	hears(t, l, c)
 }
 
@@ -96,40 +99,36 @@ func TestRest(t *testing.T) { // not parallel: see waitsInGo
 func TestRestOfMany(t *testing.T) {
 	t.Parallel()
 	l := start(t, Config{})
-	silent := make([]*Source, 2*restSources)
 	do(t, l, func() {
-		for i := range silent {
+		for range 2 * restSources {
 			fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 			if err != nil {
-				t.Fatal(err)
+				t.Error(err)
+				return
 			}
-			silent[i] = new(Source)
-			if err := l.Add(silent[i], fd, nil, Level); err != nil {
-				t.Fatal(err)
+			s := new(Source)
+			if err := l.Add(s, fd, nil, Level); err != nil {
+				t.Error(err)
+				return
+			}
+			defer l.Close(s)
+		}
+		for i, period := range []struct {
+			length time.Duration
+			work   int
+			rests  bool
+		}{
+			{restPeriod, 0, false}, {restPeriod, 0, false}, {restPeriod, restEnds, false},
+			{restPeriod, 0, false}, {restPeriod, 0, false}, {restPeriod, 0, true},
+			{restPeriod, restBegins, true}, {restPeriod / 2, restEnds, false}, // much in a moment
+			{10 * restPeriod, 0, false}, {restPeriod, 0, false}, {restPeriod, 0, false}, {restPeriod, 0, true},
+		} {
+			l.rest.since, l.rest.work = l.now-period.length, period.work
+			if l.worked(0); (l.rest.epoll != nil) != period.rests {
+				t.Errorf("it rests after period %d: %t, want %t", i+1, !period.rests, period.rests)
 			}
 		}
 	})
-	defer do(t, l, func() {
-		for _, s := range silent {
-			l.Close(s)
-		}
-	})
-	rests := func() (is bool) {
-		do(t, l, func() { is = l.rest.epoll != nil })
-		return is
-	}
-	passes := func(work int) { do(t, l, func() { l.rest.since, l.rest.work = l.now-restPeriod, work }) }
-	for i, work := range []int{0, 0, restEnds, 0, 0} {
-		if passes(work); rests() {
-			t.Fatalf("it rests after period %d, and too soon", i+1)
-		}
-	}
-	if passes(0); !rests() {
-		t.Error("it does not rest")
-	}
-	if passes(restEnds); rests() {
-		t.Error("it rests though there is much to do")
-	}
 }
 
 // Posts, from other threads and while it begins and ends to rest all the time, are all heard.

@@ -60,6 +60,9 @@ func newRigWith(t testing.TB, loops int, pools pool.Config, c Config, defs defin
 	if c.Logger == nil {
 		c.Logger = slog.New(alarmed{slog.DiscardHandler, t})
 	}
+	if c.HeadTimeout == 0 {
+		c.HeadTimeout = 2 * patience // or a connection that should be closed at once may be by that
+	}
 	c.Loops, c.Pools = loops, r.pools
 	if err := c.Validate(); err != nil {
 		t.Fatal(err)

@@ -470,7 +470,8 @@ func (p *Proxy) Retire() { p.draining.Store(true) }
 
 // Drain accepts what waits in the listeners' queues, closes them, ends
 // connections as soon as they are without a request, and returns when all have
-// ended. When ctx ends before, the rest is cut off and, if there was any, ctx's error returned.
+// ended. When ctx ends before, the rest is cut off and, if there was a connection, ctx's error
+// returned.
 // Serve returns too. Calling it again waits again.
 func (p *Proxy) Drain(ctx context.Context) error { return p.DrainAfter(ctx, 0) }
 
@@ -536,7 +537,7 @@ func (p *Proxy) DrainAfter(ctx context.Context, patience time.Duration) error {
 			p.abort(l)
 		}
 		if <-done; left == 0 {
-			return nil // there were only listeners, waiting for who might be in their queues
+			return nil // only listeners were left, waiting for who might be in their queues
 		}
 		return ctx.Err()
 	}

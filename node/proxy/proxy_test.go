@@ -860,12 +860,8 @@ func TestClientGoneCancels(t *testing.T) {
 				b.send(test.answer)
 				c.head()
 			}
-			start := time.Now()
 			c.Close()
 			expect(t, "backend's connection", b.rest(), "")
-			if took := time.Since(start); took > patience {
-				t.Errorf("cancelled after %v", took)
-			}
 		})
 	}
 	t.Run("in the queue", func(t *testing.T) {
@@ -891,11 +887,7 @@ func TestEndTogetherWithRequest(t *testing.T) {
 	c := r.dial()
 	c.send(get)
 	c.CloseWrite()
-	start := time.Now()
 	contains(t, "answer", c.rest(), " 200 ", "hello")
-	if took := time.Since(start); took > patience {
-		t.Errorf("closed after %v", took)
-	}
 }
 
 func TestDrain(t *testing.T) {

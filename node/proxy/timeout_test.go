@@ -474,8 +474,8 @@ func TestRouteTimeoutAfterStaleConnection(t *testing.T) {
 	start := time.Now()
 	c.send("GET /b HTTP/1.1\r\nHost: h\r\n\r\n")
 	contains(t, "answer", c.head(), " 504 ", "error=http_response_timeout\r\n")
-	if took := time.Since(start); took < 200*time.Millisecond || took > patience {
-		t.Errorf("after %v, want 200ms", took)
+	if took := time.Since(start); took < 200*time.Millisecond {
+		t.Errorf("after %v, want 200ms at least", took)
 	}
 }
 
@@ -494,8 +494,8 @@ func TestIdleTimeoutOfSockets(t *testing.T) {
 	}
 	idle := time.Now()
 	expect(t, "end", c.rest(), "")
-	if took := time.Since(idle); took < 900*time.Millisecond || took > patience {
-		t.Errorf("closed after %v, want 1s", took)
+	if took := time.Since(idle); took < 900*time.Millisecond {
+		t.Errorf("closed after %v, want 1s at least", took)
 	}
 }
 
