@@ -35,6 +35,22 @@ func (v *View) fallback(q *Query, m Members) int {
 	return at
 }
 
+// first is the position of who is chosen as of the view's making, -1: nobody.
+func (v *View) first() int {
+	if len(v.live) == 0 {
+		return -1
+	}
+	if v.def.Sticky {
+		from := v.place(v.state.sticky.Load())
+		for _, at := range v.live {
+			if int(at) >= from {
+				return int(at)
+			}
+		}
+	}
+	return int(v.live[0])
+}
+
 // after is the first position from a position on, and after the last one from 0,
 // for which ok holds; -1 if there is none.
 func (v *View) after(from int, ok func(int) bool) int {

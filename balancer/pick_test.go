@@ -279,9 +279,35 @@ func TestShareIsByWeight(t *testing.T) {
 	for _, kind := range types {
 		members, h := weighing(1, 2, 0, 5)
 		view := new(balancer.State).View(director(kind), members, h, nil, 0)
-		for i, want := range []float64{0.125, 0.25, 0, 0.625} {
-			if got := view.Shares()[i]; got != want {
-				t.Errorf("%s: the share of member %d is %v, want %v", kind, i, got, want)
+		want := []float64{0.125, 0.25, 0, 0.625}
+		if kind == store.Fallback {
+			want = []float64{1, 0, 0, 0}
+		}
+		if got := view.Shares(); !slices.Equal(got, want) {
+			t.Errorf("%s: the shares are %v, want %v", kind, got, want)
+		}
+	}
+}
+
+// All requests are for the one that a fallback has come to.
+func TestShareOfAFallback(t *testing.T) {
+	t.Parallel()
+	for _, sticky := range []bool{false, true} {
+		def := director(store.Fallback)
+		def.Sticky = sticky
+		members, h := weighing(1, 0, 2, 1)
+		state := new(balancer.State)
+		for i, sick := range [][]int{{}, {0}, {}, {2}, {0, 2}, {0, 2, 3}} {
+			for at := range h {
+				h[at].sick = slices.Contains(sick, at)
+			}
+			view := state.View(def, members, h, nil, 0)
+			got, want := view.Shares(), make([]float64, len(members))
+			if at := view.Pick(&balancer.Query{}, h); at >= 0 {
+				want[at] = 1
+			}
+			if !slices.Equal(got, want) {
+				t.Errorf("sticky %t, step %d: the shares are %v, want %v", sticky, i, got, want)
 			}
 		}
 	}

@@ -142,9 +142,15 @@ func (v *View) Panic() bool { return v.panic }
 func (v *View) Next() time.Duration { return v.next }
 
 // Shares are the parts of the requests that members are meant to have by their weights,
-// by position, as of the view's making: 0 to 1; for fallback that is no promise.
+// by position, as of the view's making: 0 to 1. Of a fallback, one has them all.
 func (v *View) Shares() []float64 {
 	shares, all := make([]float64, len(v.members)), 0.0
+	if v.def.Type == store.Fallback {
+		if at := v.first(); at >= 0 {
+			shares[at] = 1
+		}
+		return shares
+	}
 	for k, at := range v.live {
 		w := v.members[at].Weight
 		switch {
