@@ -32,18 +32,23 @@ type streams struct {
 // run runs one command line and returns its exit code.
 func run(ctx context.Context, args []string, s streams, env func(string) (string, bool)) int {
 	begun := false
-	root := rootCommand(s, func(flags *pflag.FlagSet) error {
+	fill := func(flags *pflag.FlagSet) error {
 		begun = true
 		// What a command is to do is said each time, and never by the environment.
-		return settings.FromEnv(flags, env, "file", "apply", "dry-run", "if-revision", "revision", "backend", "force", "reason", "for", "header", "client", "owner", "prune", "since", "limit", "non-atomic")
-	})
+		err := settings.FromEnv(flags, env, "file", "apply", "dry-run", "if-revision", "revision", "backend", "force", "reason", "for", "header", "client", "owner", "prune", "since", "limit", "non-atomic")
+		if file := flags.Lookup("config"); file != nil && file.Value.String() != "" {
+			err = both(err, settings.FromFile(flags, file.Value.String()))
+		}
+		return err
+	}
+	root := rootCommand(s, fill)
 	root.SetArgs(args)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, first error) error {
 		_, rest, err := root.Find(args)
 		if err != nil {
 			rest = nil
 		}
-		return flagErrors(cmd, rest, first)
+		return withCode(exitUsage, both(flagErrors(cmd, rest, first), fill(cmd.Flags())))
 	})
 	root.SetIn(s.in)
 	root.SetOut(s.out)

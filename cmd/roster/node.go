@@ -14,7 +14,6 @@ import (
 
 	"roster/cmd/roster/internal/backlog"
 	"roster/cmd/roster/internal/manifest"
-	"roster/cmd/roster/internal/settings"
 	"roster/node"
 	"roster/node/accesslog"
 	"roster/node/certs"
@@ -30,7 +29,6 @@ func nodeCommand(s streams) *cobra.Command {
 		cfg            node.Config
 		data           string
 		embeddedListen string
-		config         string
 		level          slog.Level
 		logLevel       string
 		unknownFields  string
@@ -92,11 +90,6 @@ environment, and that over the file:
 			return args(0, 0, "no arguments")(cmd, words)
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if config != "" {
-				if err := settings.FromFile(cmd.Flags(), config); err != nil {
-					return withCode(exitUsage, err)
-				}
-			}
 			errs := &multierror.Error{}
 			switch unknownFields {
 			case "reject":
@@ -173,7 +166,7 @@ environment, and that over the file:
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&config, "config", "", "file with settings: the names of these flags, in YAML")
+	f.String("config", "", "file with settings: the names of these flags, in YAML")
 	f.StringSliceVar(&cfg.Listen, "listen", []string{":8080"}, "address for clients, HOST:PORT, tls://HOST:PORT or unix:///PATH; may be given again")
 	f.StringSliceVar(&certFiles, "tls-cert", nil, "file with a certificate, and those that lead to its CA, for listeners with TLS; the first is for clients that name no host we have; may be given again, and not at all if etcd has certificates")
 	f.StringSliceVar(&keyFiles, "tls-key", nil, "file with the key of a --tls-cert, in the same order")

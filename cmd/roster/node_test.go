@@ -93,6 +93,33 @@ func TestNodeSettingsMayBeLists(t *testing.T) {
 	}
 }
 
+// What is wrong on the command line, in the environment and in the file is said at once.
+func TestNodeSettingsOfAllSources(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "node.yaml")
+	if err := os.WriteFile(file, []byte("loops: 1.5\nadmn: x\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	env := map[string]string{"ROSTER_MAX_CONNECTIONS": "many", "ROSTER_CONFIG": file}
+	var lines []string
+	for _, line := range []string{
+		`invalid argument "soon" for "--drain-timeout" flag: "soon" is not a duration, want a number and a unit (ms, s, m, h, d, w) such as "1.4s"; roster node --help lists the flags`,
+		`ROSTER_MAX_CONNECTIONS is "many": want a whole number`,
+		file + `: loops: is "1.5": want a whole number`,
+		file + ": admn: is not a setting, did you mean admin?",
+	} {
+		lines = append(lines, "roster: "+line+"\n")
+	}
+	got := try(t, env, "", "node", "--drain-timeout", "soon")
+	if want := strings.Join(lines, ""); got.code != exitUsage || got.errors != want {
+		t.Errorf("code %d, want %d and\n%s\ngot\n%s", got.code, exitUsage, want, got.errors)
+	}
+	got = try(t, env, "", "node")
+	if want := strings.Join(lines[1:], ""); got.code != exitUsage || got.errors != want {
+		t.Errorf("code %d, want %d and\n%s\ngot\n%s", got.code, exitUsage, want, got.errors)
+	}
+}
+
 // TestWithProcessors: loops leave a processor to all else. It is not parallel, for what it
 // sets is the process's.
 func TestWithProcessors(t *testing.T) {
