@@ -26,17 +26,6 @@ import (
 
 func joined(errs []error) error { return &multierror.Error{Errors: errs} }
 
-// both is the error of all that two have; either may be nil.
-func both(one, other error) error {
-	switch {
-	case one == nil:
-		return other
-	case other == nil:
-		return one
-	}
-	return joined(slices.Concat(manifest.Each(one), manifest.Each(other)))
-}
-
 // completeKind completes a first argument that is a kind.
 func completeKind(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 	var kinds []string

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 
@@ -17,7 +16,7 @@ import (
 func flagErrors(cmd *cobra.Command, args []string, first error) error {
 	var all []error
 	say := func(err error) {
-		all = append(all, usage("%w; %s --help lists the flags", err, cmd.CommandPath()))
+		all = append(all, fmt.Errorf("%w; %s --help lists the flags", err, cmd.CommandPath()))
 	}
 	set := func(f *pflag.Flag, value string) {
 		if err := cmd.Flags().Set(f.Name, value); err != nil {
@@ -84,11 +83,7 @@ func flagErrors(cmd *cobra.Command, args []string, first error) error {
 		}
 	}
 	if all == nil { // it knows better
-		return usage("%w; %s --help lists the flags", first, cmd.CommandPath())
+		say(first)
 	}
-	var own *codeError
-	if len(all) == 1 && errors.As(all[0], &own) {
-		return own
-	}
-	return withCode(exitUsage, joined(all))
+	return joined(all)
 }

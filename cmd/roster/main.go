@@ -8,6 +8,7 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/hashicorp/go-multierror"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
@@ -37,7 +38,7 @@ func run(ctx context.Context, args []string, s streams, env func(string) (string
 		// What a command is to do is said each time, and never by the environment.
 		err := settings.FromEnv(flags, env, "file", "apply", "dry-run", "if-revision", "revision", "backend", "force", "reason", "for", "header", "client", "owner", "prune", "since", "limit", "non-atomic")
 		if file := flags.Lookup("config"); file != nil && file.Value.String() != "" {
-			err = both(err, settings.FromFile(flags, file.Value.String()))
+			err = multierror.Append(err, settings.FromFile(flags, file.Value.String())).ErrorOrNil()
 		}
 		return err
 	}
@@ -48,7 +49,7 @@ func run(ctx context.Context, args []string, s streams, env func(string) (string
 		if err != nil {
 			rest = nil
 		}
-		return withCode(exitUsage, both(flagErrors(cmd, rest, first), fill(cmd.Flags())))
+		return withCode(exitUsage, multierror.Append(flagErrors(cmd, rest, first), fill(cmd.Flags())))
 	})
 	root.SetIn(s.in)
 	root.SetOut(s.out)
